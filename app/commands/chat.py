@@ -1,0 +1,60 @@
+"""`lacache chat`: talk to a model in the terminal, for as long as you like, at a fixed memory.
+
+In a terminal: line editing, history, commands that start with "/". From a pipe: standard input is one message, the answer is
+the output. Ctrl-C stops the answer, not the program; Ctrl-D leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lacache_app import options
+from lacache_app.chat import ChatSession, Leave
+from lacache_app.prompt import LineReader
+from lacache_app.terminal import Terminal
+
+HELP = "talk to a model; the conversation never reaches the end of the context"
+EXAMPLES = """\
+examples:
+  lacache chat
+  lacache chat -m user/repo:Q4_K_M --kv-budget 1GiB -sys "You are a patient teacher."
+  echo "Why is the sky blue?" | lacache chat
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("-sys", "--system-prompt", default="", metavar="TEXT", help="system message, never forgotten")
+    options.add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Chat until /exit or the end of input."""
+    terminal = Terminal()
+    options.fill_defaults(args, seed=-1)
+    is_interactive = sys.stdin.isatty()
+    message = "" if is_interactive else sys.stdin.read().strip()
+    if not is_interactive and not message:
+        from lacache_gguf.errors import UsageError
+
+        raise UsageError("standard input is empty; give a message: echo hello | lacache chat")
+    with terminal.waiting("loading the model ..."):
+        engine = options.open_engine(args, terminal)
+    with engine:
+        session = ChatSession(engine, terminal, options.sampling_settings(args), args.system_prompt)
+        if not is_interactive:
+            return 0 if session.answer(message) else 130
+        terminal.note(
+            f"{engine.model.name}, {engine.n_ctx:,} cells, policy {engine.policy.name}. "
+            "/help for commands, Ctrl-D to leave."
+        )
+        lines = LineReader()
+        try:
+            while (text := lines.read()) is not None:
+                session.handle(text)
+        except Leave:
+            pass
+        finally:
+            lines.close()
+    return 0

@@ -1,0 +1,61 @@
+"""`lacache demo`: a small model reads three times its trained context through a small fixed memory, and sums it up."""
+
+from __future__ import annotations
+
+import argparse
+
+from lacache_app import options
+from lacache_app.commands.summarize import N_PREDICT, SAMPLING, show, table_rows
+from lacache_app.summarize import counters, summarize
+from lacache_app.terminal import Terminal, mib
+
+HELP = "read the Python language reference, three times the model's context, through a small fixed memory"
+EXAMPLES = """\
+examples:
+  lacache demo
+  lacache demo --tokens 100000 -c 512
+  lacache demo --policy sink_window
+"""
+N_TOKENS = 25_000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "--tokens", type=options.whole(1, "tokens"), default=N_TOKENS, metavar="N",
+        help=f"tokens of the document to read (default: {N_TOKENS:,}; there are about 100,000)",
+    )  # fmt: skip
+    options.add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, summarize, and show what it cost beside what a full cache would have."""
+    terminal = Terminal()
+    options.fill_defaults(args, predict=N_PREDICT, **SAMPLING)
+    text = python_reference()
+    with terminal.waiting("loading the model ..."):
+        engine = options.open_engine(args, terminal)
+    with engine:
+        terminal.note(
+            f"{engine.model.name} was trained on {engine.n_ctx_train:,} tokens. It now reads {args.tokens:,} tokens of the\n"
+            f"Python language reference through {engine.n_ctx:,} cells ({mib(engine.stats.kv_bytes)} of KV memory), "
+            "then sums them up.\n"
+        )
+        stream = summarize(engine, text, n_document_max=args.tokens, **options.sampling_settings(args))
+        _, finish_reason = show(stream, terminal)
+        terminal.write("\n")
+        terminal.table(table_rows(counters(engine.stats)))
+    return 130 if finish_reason == "interrupted" else 0
+
+
+def python_reference() -> str:
+    """The Python language reference: real English prose that comes with every Python. Raises UsageError where it was left out."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        from lacache_gguf.errors import UsageError
+
+        raise UsageError(
+            "this Python comes without pydoc_data; try `lacache summarize FILE` with a text of your own"
+        ) from None
+    return "\n\n".join(topics[name].strip() for name in sorted(topics))

@@ -1,0 +1,268 @@
+"""Flags that several commands share, named as in llama.cpp, and what they mean for `Engine`.
+
+What it is: a table of options (flag, environment twin, default), `engine_settings` and `sampling_settings` that turn parsed
+arguments into keyword arguments, `open_engine` that resolves the model (downloading it if a hub name was given) and loads it.
+What it does not know: what a command does with the engine. Importing this loads neither numpy nor the library.
+A flag wins over its environment variable, which wins over the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lacache_app.terminal import Terminal
+
+    from lacache_gguf.engine import Engine
+    from lacache_gguf.policies import Policy
+
+N_CTX_DEFAULT = 1024
+_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+
+def whole(minimum: int, unit: str) -> Callable[[str], int]:
+    """Parser of a whole number >= minimum; `unit` names it in the error."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no number of {unit}; give a whole number, at least {minimum}"
+            )
+        return number
+
+    return parse
+
+
+def real(minimum: float, maximum: float) -> Callable[[str], float]:
+    """Parser of a number in [minimum, maximum]."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {minimum:g} to {maximum:g}")
+        return number
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Parser of one of the words, any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def _gpu_layers(text: str) -> int:
+    return -1 if text.lower() in ("auto", "all") else whole(-1, "layers (or auto, all)")(text)
+
+
+def _switch(text: str) -> bool:
+    return one_of("1", "0", "true", "false", "on", "off", "yes", "no")(text) in ("1", "true", "on", "yes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One flag with a value: its spellings, environment twin, parser and default."""
+
+    flags: tuple[str, ...]
+    dest: str
+    env: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str
+    default: Any = None
+
+
+MODEL = (
+    Option(("-m", "--model", "-hf", "--hf-repo"), "model", "LLAMA_ARG_MODEL", str, "NAME",
+           "catalog name, path of a .gguf file, or user/repo:QUANT (downloaded if needed)", "smollm2-135m"),
+    Option(("-ngl", "--gpu-layers", "--n-gpu-layers"), "gpu_layers", "LLAMA_ARG_N_GPU_LAYERS", _gpu_layers, "N",
+           "layers to put on the GPU: auto, all or a number", -1),
+    Option(("-t", "--threads"), "threads", "LLAMA_ARG_THREADS", whole(-1, "threads"), "N", "CPU threads (default: all cores)", -1),
+)  # fmt: skip
+MEMORY = (
+    Option(("-c", "--ctx-size"), "ctx_size", "LLAMA_ARG_CTX_SIZE", whole(0, "cells"), "N",
+           f"cells of KV memory, 0 = the model's trained context (default: {N_CTX_DEFAULT:,})"),
+    Option(("--kv-budget",), "kv_budget", "LACACHE_KV_BUDGET", str, "SIZE", "KV memory instead of -c: 256MiB, 1GiB, or cells"),
+    Option(("-ctk", "--cache-type-k"), "cache_type_k", "LLAMA_ARG_CACHE_TYPE_K", one_of(*_KV_TYPES), "TYPE",
+           f"type of K: {', '.join(_KV_TYPES)} (default: f16)", "f16"),
+    Option(("-ctv", "--cache-type-v"), "cache_type_v", "LLAMA_ARG_CACHE_TYPE_V", one_of(*_KV_TYPES), "TYPE",
+           "type of V (default: f16)", "f16"),
+    Option(("-fa", "--flash-attn"), "flash_attn", "LLAMA_ARG_FLASH_ATTN", one_of("on", "off", "auto"), "on|off|auto",
+           "flash attention (default: auto)", "auto"),
+    Option(("-ub", "--ubatch-size"), "ubatch_size", "LLAMA_ARG_UBATCH", whole(1, "tokens"), "N",
+           "most tokens to read at once (default: 512)", 512),
+    Option(("--policy",), "policy", "LACACHE_POLICY", str, "NAME",
+           "how a full memory is thinned: ladder (default), sink_window, full (refuses)"),
+    Option(("--span",), "span", "LACACHE_SPAN", whole(1, "layers"), "N", "ladder: span S (default: half of the layers)"),
+    Option(("--overlap",), "overlap", "LACACHE_OVERLAP", whole(0, "layers"), "N", "ladder: overlap O (default: 0)"),
+    Option(("--sink",), "sink", "LACACHE_SINK", whole(0, "cells"), "N", "first cells that are never thinned (default: 4)"),
+    Option(("--recent",), "recent", "LACACHE_RECENT", whole(0, "cells"), "N",
+           "newest cells that are never thinned (default: half of the memory)"),
+)  # fmt: skip
+SAMPLING = (
+    Option(("-n", "--predict", "--n-predict", "--max-tokens"), "predict", "LLAMA_ARG_N_PREDICT", whole(-1, "tokens"), "N",
+           "most tokens to write, -1 = until the model stops", -1),
+    Option(("--temp", "--temperature"), "temperature", "LLAMA_ARG_TEMPERATURE", real(0, 100), "T", "0 = always the likeliest token"),
+    Option(("--top-k",), "top_k", "LLAMA_ARG_TOP_K", whole(0, "tokens"), "N", "sample among the N likeliest tokens, 0 = all"),
+    Option(("--top-p",), "top_p", "LLAMA_ARG_TOP_P", real(0, 1), "P", "... that together have probability P"),
+    Option(("--min-p",), "min_p", "LLAMA_ARG_MIN_P", real(0, 1), "P", "... with at least P times the likeliest one's"),
+    Option(("--repeat-penalty",), "repeat_penalty", "LLAMA_ARG_REPEAT_PENALTY", real(0.01, 100), "R", "1 = off"),
+    Option(("-s", "--seed"), "seed", "LLAMA_ARG_SEED", whole(-1, "(a seed)"), "N", "seed of the sampler, -1 = random"),
+)  # fmt: skip
+_GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
+_POLICY_FIELDS = {"span": "span", "overlap": "overlap", "sink": "n_sink", "recent": "n_recent"}
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add all groups to a command's parser. Values stay None until `fill_defaults`, so that a flag can be told from a default."""
+    for title, options in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            group.add_argument(
+                *option.flags, dest=option.dest, type=option.parse, metavar=option.metavar, help=option.help
+            )
+        if title == "model":
+            group.add_argument("--offline", action="store_true", default=None, help="never use the network")
+
+
+def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
+    """Give every option that no flag set its environment variable's value, else `defaults[dest]`, else the table's default.
+
+    Raises UsageError naming the variable when its value is not understood.
+    """
+    from lacache_gguf.errors import UsageError
+
+    for option in (*MODEL, *MEMORY, *SAMPLING):
+        if getattr(args, option.dest) is None:
+            value = os.environ.get(option.env)
+            try:
+                filled = option.parse(value) if value else defaults.get(option.dest, option.default)
+            except argparse.ArgumentTypeError as error:
+                raise UsageError(f"environment variable {option.env}: {error}") from None
+            setattr(args, option.dest, filled)
+    if args.offline is None:
+        try:
+            args.offline = _switch(os.environ.get("LLAMA_ARG_OFFLINE") or "0")
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"environment variable LLAMA_ARG_OFFLINE: {error}") from None
+    if args.ctx_size is not None and args.kv_budget is not None:
+        raise UsageError(
+            f"-c {args.ctx_size} and --kv-budget {args.kv_budget} both set the KV memory; give one "
+            "(look at LLAMA_ARG_CTX_SIZE and LACACHE_KV_BUDGET too)"
+        )
+
+
+def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of Engine.generate and Engine.chat; what was not set is left to the engine."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if settings.get("seed") == -1:
+        settings["seed"] = int.from_bytes(os.urandom(4), "little") >> 1
+    settings["max_tokens"] = None if args.predict < 0 else args.predict
+    return settings
+
+
+def find_model(args: argparse.Namespace, terminal: Terminal) -> Any:
+    """The model file that -m names, fetched from the hub with a progress bar if it is not there. Returns a ResolvedModel."""
+    if args.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported, which has not happened yet
+    from lacache_gguf.catalog import resolve
+
+    with terminal.downloading() as on_progress:
+        return resolve(args.model, allow_download=not args.offline, on_progress=on_progress)
+
+
+def engine_settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Keyword arguments of Engine for the parsed flags and the resolved model."""
+    return {
+        "model": model.name if model.source == "hub" else args.model,
+        "n_ctx": _n_ctx(args, model) if args.kv_budget is None else None,
+        "kv_budget": args.kv_budget,
+        "policy": _policy(args, model),
+        "n_ubatch": args.ubatch_size,
+        "type_k": args.cache_type_k,
+        "type_v": args.cache_type_v,
+        "flash_attn": {"on": True, "off": False, "auto": None}[args.flash_attn],
+        "n_gpu_layers": args.gpu_layers,
+        "n_threads": args.threads if args.threads > 0 else None,
+    }
+
+
+def engine_class() -> type[Engine]:
+    """The class commands load models with (tests put another one here)."""
+    from lacache_gguf.engine import Engine
+
+    return Engine
+
+
+def open_engine(args: argparse.Namespace, terminal: Terminal) -> Engine:
+    """Find and load the model with the memory that the flags describe; use it as a context manager."""
+    if getattr(args, "verbose", False):
+        from lacache_gguf import native
+
+        native.set_verbose(True)
+    return engine_class()(**engine_settings(args, find_model(args, terminal)))
+
+
+def _n_ctx(args: argparse.Namespace, model: Any) -> int | None:
+    if args.ctx_size != 0:
+        return args.ctx_size
+    from lacache_gguf.errors import UsageError
+    from lacache_gguf.gguf_header import read_header
+
+    n_ctx_train = read_header(model.path).arch_int("context_length")
+    if n_ctx_train < 1:
+        raise UsageError(f"-c 0: {model.path} does not say which context it was trained with; give a number of cells")
+    return n_ctx_train
+
+
+def _policy(args: argparse.Namespace, model: Any) -> Policy | None:
+    """The policy the flags describe; None (the engine's default) when none of them was given."""
+    settings = {field: getattr(args, name) for name, field in _POLICY_FIELDS.items() if getattr(args, name) is not None}
+    if args.policy is None and not settings:
+        return None
+    from lacache_gguf.errors import UsageError
+    from lacache_gguf.policies import POLICIES, default_policy
+
+    name = (args.policy or "ladder").lower().replace("-", "_")
+    if name not in POLICIES:
+        raise UsageError(f"--policy {args.policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+    fields = {field.name for field in dataclasses.fields(POLICIES[name])}
+    for flag, field in _POLICY_FIELDS.items():
+        if field in settings and field not in fields:
+            raise UsageError(f"--{flag} {settings[field]} does nothing for --policy {name}; leave it out")
+    if name != "ladder":
+        return POLICIES[name](**settings)
+    default = default_policy(*_layers_and_cells(args, model))
+    if type(default) is not POLICIES[name]:
+        raise UsageError(f"--policy ladder needs a model of at least 2 layers; use {default.name} for this one")
+    return dataclasses.replace(default, **settings)
+
+
+def _layers_and_cells(args: argparse.Namespace, model: Any) -> tuple[int, int]:
+    """Layers a plan has for this model (those with full attention) and the cells that the flags ask for."""
+    from lacache_gguf.gguf_header import read_header
+    from lacache_gguf.kv_budget import KvGeometry, parse_budget
+
+    geometry = KvGeometry.from_metadata(read_header(model.path).metadata)
+    n_layer = sum(not layer.is_swa for layer in geometry.layers)
+    budget = parse_budget(args.kv_budget or _n_ctx(args, model) or N_CTX_DEFAULT)
+    if budget.n_bytes is None:
+        return n_layer, budget.n_cells or N_CTX_DEFAULT
+    return n_layer, geometry.cells_for(budget.n_bytes, args.ubatch_size, args.cache_type_k, args.cache_type_v)

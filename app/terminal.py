@@ -1,0 +1,212 @@
+"""What the commands print: progress bars and notes on stderr, results on stdout. Plain lines where stderr is no terminal.
+
+What it is: `Terminal` (bars, streamed text, tables) and `stop_on_ctrl_c`. rich is imported for a bar only, never before.
+What it does not know: models, engines, documents; a progress is anything with n_done, n_total, n_cells, n_ctx, n_compactions.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from lacache_gguf.events import Progress
+
+_LINE_EVERY_S = 10.0  # without a terminal: a line of progress as often as this
+
+
+class Terminal:
+    """Output of one command. `out` carries results, `err` everything else."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.out, self.err = out or sys.stdout, err or sys.stderr
+        self.is_tty = self.err.isatty() and os.environ.get("TERM") != "dumb"
+
+    def note(self, text: str) -> None:
+        """A line for the user that is no result."""
+        print(text, file=self.err, flush=True)
+
+    def write(self, text: str) -> None:
+        """Part of the result, shown at once."""
+        self.out.write(text)
+        self.out.flush()
+
+    def table(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Two aligned columns."""
+        width = max(len(name) for name, _ in rows)
+        self.write("".join(f"  {name:<{width}}  {value}\n" for name, value in rows))
+
+    @contextmanager
+    def reading(self, what: str = "Reading") -> Iterator[Callable[[Progress], None]]:
+        """Progress of a read. Yields a function to call with every Progress; the bar ends with the block or a full count."""
+        bar = _ReadingBar(what, self.err) if self.is_tty else _ReadingLines(what, self.note)
+        try:
+            yield bar.update
+        finally:
+            bar.close()
+
+    @contextmanager
+    def downloading(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Progress of a download; shows nothing until the first bytes arrive."""
+        bar = _DownloadBar(self.err) if self.is_tty else _DownloadLines(self.note)
+        try:
+            yield bar.update
+        finally:
+            bar.close()
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """A line such as "loading ..." that disappears when the block ends; nothing without a terminal."""
+        if self.is_tty:
+            self.err.write(text)
+            self.err.flush()
+        try:
+            yield
+        finally:
+            if self.is_tty:
+                self.err.write("\r\x1b[K")
+                self.err.flush()
+
+
+class _ReadingBar:
+    """rich bar: tokens, speed, cells, compactions, time left."""
+
+    def __init__(self, what: str, err: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.rich = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[numbers]}", style="none"),
+            console=Console(file=err),
+            expand=True,
+        )
+        self.task = self.rich.add_task(what, total=None, numbers="")
+        self.rich.start()
+
+    def update(self, progress: Progress) -> None:
+        self.rich.update(
+            self.task,
+            completed=progress.n_done,
+            total=progress.n_total,
+            numbers=_numbers(progress, self.rich.console.width),
+        )
+        if progress.n_done >= progress.n_total:
+            self.close()
+
+    def close(self) -> None:
+        self.rich.stop()
+
+
+class _ReadingLines:
+    """The same as lines of text, one every few seconds and one at the end."""
+
+    def __init__(self, what: str, note: Callable[[str], None]) -> None:
+        self.what, self.note, self.shown_at = what, note, time.monotonic()
+
+    def update(self, progress: Progress) -> None:
+        if progress.n_done >= progress.n_total or time.monotonic() - self.shown_at >= _LINE_EVERY_S:
+            self.shown_at = time.monotonic()
+            self.note(f"{self.what}: {_numbers(progress, 200)}")
+
+    def close(self) -> None:
+        pass
+
+
+class _DownloadBar:
+    def __init__(self, err: TextIO) -> None:
+        self.err, self.rich, self.task = err, None, None
+
+    def update(self, name: str, done: int, total: int) -> None:
+        if self.rich is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+            self.rich = Progress(
+                "{task.description}", BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+                TimeRemainingColumn(), console=Console(file=self.err),
+            )  # fmt: skip
+            self.task = self.rich.add_task("", total=total)
+            self.rich.start()
+        self.rich.update(self.task, description=name.rpartition("/")[2], completed=done, total=total)
+
+    def close(self) -> None:
+        if self.rich is not None:
+            self.rich.stop()
+
+
+class _DownloadLines:
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.note, self.n_tenths = note, -1
+
+    def update(self, name: str, done: int, total: int) -> None:
+        n_tenths = 10 * done // total if total else 10
+        if n_tenths > self.n_tenths:
+            self.n_tenths = n_tenths
+            self.note(f"downloading {name}: {mib(done)} of {mib(total)} ({10 * n_tenths} %)")
+
+    def close(self) -> None:
+        pass
+
+
+def _numbers(progress: Progress, width: int) -> str:
+    """The counters beside a reading bar; the less important ones go first where the terminal is narrow."""
+    speed = progress.tokens_per_s
+    left = (progress.n_total - progress.n_done) / speed if speed > 0 else 0.0
+    parts = [
+        f"{progress.n_done:,}/{progress.n_total:,} tokens",
+        f"{speed:,.0f}/s",
+        f"{progress.n_cells:,}/{progress.n_ctx:,} cells",
+        f"{progress.n_compactions:,} compactions",
+        f"{duration(left)} left",
+    ]
+    for least in (3, 2, 1):
+        if len("  ".join(parts)) + 22 <= width or len(parts) < 3:
+            break
+        del parts[least]
+    return "  ".join(parts)
+
+
+def mib(n_bytes: float) -> str:
+    """Bytes as MiB or GiB, three digits or so."""
+    return f"{n_bytes / 2**30:,.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:,.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class Stop:
+    """`requested` becomes True when the user presses Ctrl-C."""
+
+    requested = False
+
+
+@contextmanager
+def stop_on_ctrl_c() -> Iterator[Stop]:
+    """Within the block the first Ctrl-C only sets `requested`, so that work ends at a clean point; the second interrupts."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    previous = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,263 @@
+"""How many bytes of KV memory a number of cells costs, and how many cells a budget buys.
+
+What it is: pure arithmetic on a model's metadata. One cell holds the K and V rows of one token in every attention layer.
+What it does not know: the library, files, devices. Metadata are strings as `llama_model_meta_val_str` gives them; that function
+leaves arrays out, so pass `gguf_header.read_header(path).metadata`, which has them.
+Where metadata leave a layer's kind open, the layer is counted as full attention: the result is then an upper bound, never less than
+what llama.cpp allocates. Not counted: the fixed state of recurrent layers and the compute buffers.
+
+    >>> SMOLLM2 = {"general.architecture": "llama", "llama.block_count": "30", "llama.context_length": "8192",
+    ...            "llama.embedding_length": "576", "llama.attention.head_count": "9", "llama.attention.head_count_kv": "3"}
+    >>> KvGeometry.from_metadata(SMOLLM2).bytes(1024) / 2**20
+    22.5
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lacache_gguf.errors import DamagedModel, UnsupportedModel, UsageError
+
+CELL_STEP = 256
+"""llama.cpp allocates KV memory in multiples of this many cells (`GGML_PAD(n_ctx, 256)`, src/llama-context.cpp)."""
+
+KV_TYPES: dict[str, tuple[int, int]] = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "bf16": (1, 2),
+    "q8_0": (32, 34),
+    "q5_1": (32, 24),
+    "q5_0": (32, 22),
+    "q4_1": (32, 20),
+    "q4_0": (32, 18),
+    "iq4_nl": (32, 18),
+}
+"""KV type -> (values per block, bytes per block); ggml's type traits for the types llama.cpp accepts for -ctk and -ctv."""
+
+# Period of the sliding-window layers where llama.cpp has it in code (src/models/*.cpp, load_swa_pattern): (period, dense first).
+# Architectures not named here are taken to have full attention everywhere unless an array in the metadata says otherwise.
+_SWA_PERIOD: dict[str, tuple[int, bool]] = {
+    "gemma2": (2, False),
+    "gemma3": (6, False),
+    "gemma3n": (5, False),
+    "cohere2": (4, False),
+    "gpt-oss": (2, False),
+    "olmo2": (4, False),
+    "plamo3": (8, False),
+    "smallthinker": (4, True),
+}
+_LAYERS_WITH_KV = {"gemma3n": 20}  # later layers read the cells of earlier ones (n_layer_kv_from_start in gemma3n.cpp)
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?)(?P<kind>ib|b)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A KV budget as the user gave it: cells or bytes, exactly one of them set."""
+
+    n_cells: int | None = None
+    n_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class KvLayer:
+    """One attention layer: KV heads, values per K and V head, and whether it only sees a sliding window."""
+
+    n_head_kv: int
+    n_embd_head_k: int
+    n_embd_head_v: int
+    is_swa: bool = False
+
+
+@dataclass(frozen=True)
+class KvGeometry:
+    """The attention layers of a model (layers without KV memory left out), its window and its trained context."""
+
+    layers: tuple[KvLayer, ...]
+    n_layer: int  # all blocks, recurrent ones included
+    n_ctx_train: int
+    n_swa: int = 0
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> KvGeometry:
+        """Read the geometry from GGUF metadata.
+
+        Raises DamagedModel when a key is missing or no number, UnsupportedModel when no layer has KV memory.
+        """
+        meta = _Metadata(metadata)
+        n_layer = meta.integer("block_count")
+        heads = meta.per_layer("attention.head_count", n_layer, default=[0] * n_layer)
+        heads_kv = meta.per_layer("attention.head_count_kv", n_layer, default=heads)
+        n_swa = meta.integer("attention.sliding_window", 0)
+        is_swa = meta.swa_layers(n_layer) if n_swa else [False] * n_layer
+        has_kv = meta.layers_with_kv(n_layer)
+        n_head = next((n for n in heads if n), 0)
+        head = meta.integer("embedding_length", 0) // n_head if n_head else 0
+        size_k, size_v = meta.integer("attention.key_length", head), meta.integer("attention.value_length", head)
+        swa_k, swa_v = (
+            meta.integer("attention.key_length_swa", size_k),
+            meta.integer("attention.value_length_swa", size_v),
+        )
+        layers = tuple(
+            KvLayer(n, swa_k if swa else size_k, swa_v if swa else size_v, swa)
+            for n, swa, kv in zip(heads_kv, is_swa, has_kv, strict=True)
+            if n > 0 and kv
+        )
+        if not layers:
+            raise UnsupportedModel(f"architecture {meta.architecture!r} has no KV memory, so there is nothing to bound")
+        if min(min(layer.n_embd_head_k, layer.n_embd_head_v) for layer in layers) < 1:
+            raise DamagedModel("the model's metadata give no head size (embedding_length or attention.key_length)")
+        return cls(layers, n_layer, meta.integer("context_length", 0), n_swa if any(is_swa) else 0)
+
+    def bytes_per_cell(self, type_k: str = "f16", type_v: str = "f16") -> int:
+        """Bytes that one more cell costs: its K and V rows in all layers with full attention."""
+        return sum(_row_bytes(layer, type_k, type_v) for layer in self.layers if not layer.is_swa)
+
+    def bytes(
+        self, n_ctx: int, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16", *, swa_full: bool = False
+    ) -> int:
+        """Bytes llama.cpp allocates for `n_ctx` cells (rounded up to 256); window layers hold n_swa + n_ubatch cells at most."""
+        n_cells = _round_up(n_ctx)
+        n_window = n_cells if swa_full else _round_up(min(n_cells, self.n_swa + n_ubatch))
+        return sum((n_window if layer.is_swa else n_cells) * _row_bytes(layer, type_k, type_v) for layer in self.layers)
+
+    def cells_for(
+        self,
+        budget_bytes: int,
+        n_ubatch: int = 512,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        *,
+        swa_full: bool = False,
+    ) -> int:
+        """Most cells, a multiple of 256, whose memory fits in the budget; never more than the trained context, since
+        positions beyond it mean nothing to the model. Raises UsageError when the budget is below 256 cells.
+        """
+
+        def cost(n_steps: int) -> int:
+            return self.bytes(n_steps * CELL_STEP, n_ubatch, type_k, type_v, swa_full=swa_full)
+
+        if budget_bytes < cost(1):
+            raise UsageError(
+                f"a KV budget of {_mib(budget_bytes)} is too small: {CELL_STEP} cells, the least llama.cpp allocates, "
+                f"need {_mib(cost(1))} with K in {type_k} and V in {type_v}; raise --kv-budget or use a smaller KV type"
+            )
+        low, high = 1, max(1, (self.n_ctx_train or 1 << 24) // CELL_STEP) + 1
+        while high - low > 1:  # cost grows with the number of steps
+            middle = (low + high) // 2
+            low, high = (middle, high) if cost(middle) <= budget_bytes else (low, middle)
+        return low * CELL_STEP
+
+
+def parse_budget(value: str | int) -> Budget:
+    """ "256MiB", "1GiB", "1.5G" are bytes (MB and GB are decimal); 4096 or "4096" are cells. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UsageError(f"KV budget {value!r}: give cells (4096) or memory ('256MiB', '1GiB')")
+    match = _BUDGET.fullmatch(str(value).strip())
+    if match is None:
+        raise UsageError(f"KV budget {value!r} is not understood: give cells (4096) or memory (256MiB, 1.5GiB)")
+    unit, kind = match["unit"].lower(), (match["kind"] or "").lower()
+    if not unit and not kind:
+        n_cells = float(match["number"])
+        if n_cells < 1 or n_cells != int(n_cells):
+            raise UsageError(f"KV budget {value!r}: cells must be a whole number, at least 1 (or give memory: 256MiB)")
+        return Budget(n_cells=int(n_cells))
+    scale = 1000 ** "kmgt".index(unit) * 1000 if unit and kind == "b" else _UNITS[unit]
+    n_bytes = int(float(match["number"]) * scale)
+    if n_bytes < 1:
+        raise UsageError(f"KV budget {value!r} is no memory at all; give, say, 256MiB")
+    return Budget(n_bytes=n_bytes)
+
+
+def row_size(n_values: int, kv_type: str, n_embd_head: int) -> int:
+    """Bytes of a row of `n_values` in a KV type. Raises UsageError for an unknown type or one whose blocks do not fit the head."""
+    if kv_type not in KV_TYPES:
+        raise UsageError(f"KV cache type {kv_type!r} is unknown; choose one of {', '.join(KV_TYPES)}")
+    n_block, n_bytes = KV_TYPES[kv_type]
+    if n_embd_head % n_block:
+        raise UsageError(
+            f"KV cache type {kv_type} stores blocks of {n_block} values, but this model's heads have {n_embd_head}; use f16"
+        )
+    return n_values // n_block * n_bytes
+
+
+def _row_bytes(layer: KvLayer, type_k: str, type_v: str) -> int:
+    return row_size(layer.n_head_kv * layer.n_embd_head_k, type_k, layer.n_embd_head_k) + row_size(
+        layer.n_head_kv * layer.n_embd_head_v, type_v, layer.n_embd_head_v
+    )
+
+
+def _round_up(n_cells: int) -> int:
+    return -(-n_cells // CELL_STEP) * CELL_STEP
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.2f} MiB"
+
+
+class _Metadata:
+    """Typed look-ups of "{architecture}.{key}" in string metadata."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values = values
+        self.architecture = values.get("general.architecture", "")
+
+    def text(self, key: str) -> str | None:
+        return self.values.get(f"{self.architecture}.{key}")
+
+    def number(self, text: str, key: str) -> int:
+        words = {"true": 1, "false": 0}
+        try:
+            number = words[text] if text in words else int(text)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 2**32:
+            raise DamagedModel(f"the model's metadata have {self.architecture}.{key} = {text[:40]!r}, not a count")
+        return number
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        text = self.text(key)
+        if text is None and default is None:
+            raise DamagedModel(f"the model's metadata lack {self.architecture}.{key}; is it a complete language model?")
+        return default if text is None else self.number(text, key)  # type: ignore[return-value]
+
+    def array(self, key: str) -> list[int] | None:
+        """Values of an array such as "[3, 3, 0]"; None where the key is missing or a single number."""
+        text = self.text(key)
+        if text is None or not text.startswith("["):
+            return None
+        return [self.number(item.strip(), key) for item in text.strip("[]").split(",") if item.strip()]
+
+    def per_layer(self, key: str, n_layer: int, default: list[int]) -> list[int]:
+        array = self.array(key)
+        if array is None:
+            return default if self.text(key) is None else [self.integer(key)] * n_layer
+        if len(array) < n_layer:
+            raise DamagedModel(
+                f"the model's metadata have {len(array)} values in {self.architecture}.{key}, not {n_layer}"
+            )
+        return array[:n_layer]
+
+    def swa_layers(self, n_layer: int) -> list[bool]:
+        """Which layers only see a window: an array in the metadata, else the period llama.cpp has for the architecture."""
+        array = self.array("attention.sliding_window_pattern")
+        if array is not None:
+            return [bool(x) for x in (array + [0] * n_layer)[:n_layer]]
+        if self.architecture not in _SWA_PERIOD:
+            return [False] * n_layer
+        period, dense_first = _SWA_PERIOD[self.architecture]
+        period = self.integer("attention.sliding_window_pattern", period)
+        dense, n_trunk = 0 if dense_first else period - 1, n_layer - self.integer("nextn_predict_layers", 0)
+        return [il < n_trunk and (period == 0 or il % period != dense) for il in range(n_layer)]
+
+    def layers_with_kv(self, n_layer: int) -> list[bool]:
+        """Layers that own cells: not recurrent ones, not those that share the cells of an earlier layer."""
+        n_own = _LAYERS_WITH_KV.get(self.architecture, n_layer) - self.integer("attention.shared_kv_layers", 0)
+        recurrent = self.per_layer("attention.recurrent_layers", n_layer, default=[0] * n_layer)
+        interval = self.integer("full_attention_interval", 0)
+        if interval and not any(recurrent):
+            n_trunk = n_layer - self.integer("nextn_predict_layers", 0)
+            recurrent = [(il + 1) % interval if il < n_trunk else 0 for il in range(n_layer)]
+        return [il < n_own and not recurrent[il] for il in range(n_layer)]

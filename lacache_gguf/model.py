@@ -1,0 +1,169 @@
+"""A loaded GGUF model: weights, vocabulary, chat template. Knows nothing of contexts, memory or sampling.
+
+    with Model(path, n_gpu_layers=0) as model:
+        model.detokenize(model.tokenize("Hello"))
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from lacache_gguf import native
+from lacache_gguf.errors import DamagedModel, OutOfMemory, UnsupportedModel, UsageError
+from lacache_gguf.gguf_header import read_header
+
+# used where a model brings no template of its own: a plain transcript, nothing a vocabulary must know
+_PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+_PLAIN_STOPS = ("\nUser:", "\nSystem:")
+
+
+class Model:
+    """Owns a `llama_model *`. Raises DamagedModel, UnsupportedModel or OutOfMemory, each with llama.cpp's reason."""
+
+    def __init__(self, path: Path, n_gpu_layers: int = -1) -> None:
+        self._lib = lib = native.load()
+        self.path = path
+        self.metadata = read_header(path).metadata
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers  # negative: all
+        native.clear_errors()
+        self._ptr = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self._ptr:
+            raise _load_error(path, native.recent_errors())
+        self.vocab = lib.llama_model_get_vocab(self._ptr)
+        self.n_vocab = lib.llama_vocab_n_tokens(self.vocab)
+        self.n_ctx_train = lib.llama_model_n_ctx_train(self._ptr)
+        if lib.llama_model_has_encoder(self._ptr) or not lib.llama_model_has_decoder(self._ptr):
+            self.close()
+            raise UnsupportedModel(f"{path.name} is an encoder model; lacache needs a decoder-only language model")
+
+    @property
+    def ptr(self):
+        """The `llama_model *`. Raises UsageError after close()."""
+        if self._ptr is None:
+            raise UsageError("the model was closed")
+        return self._ptr
+
+    def close(self) -> None:
+        """Free the weights; safe to call twice."""
+        if getattr(self, "_ptr", None) is not None:
+            self._lib.llama_model_free(self._ptr)
+            self._ptr = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self.close()
+
+    # ---- tokens ----------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Tokens of `text`, no BOS added; with `special`, control tokens written in the text become themselves."""
+        data = text.encode("utf-8")
+        size = len(data) + 8
+        while True:
+            buffer = (self._lib.llama_token * size)()
+            n = self._lib.llama_tokenize(self.vocab, data, len(data), buffer, size, False, special)
+            if n >= 0:
+                return list(buffer[:n])
+            size = -n
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """Bytes of one token (a piece may end in the middle of a character). Raises UsageError outside the vocabulary."""
+        if not 0 <= token < self.n_vocab:
+            raise UsageError(f"token {token} is not in this model's vocabulary of {self.n_vocab}")
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = self._lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Text of `tokens`; incomplete UTF-8 shows as U+FFFD."""
+        return b"".join(self.piece(token, special) for token in tokens).decode("utf-8", "replace")
+
+    def is_eog(self, token: int) -> bool:
+        """True if the token ends a generation (EOS, EOT, ...)."""
+        return self._lib.llama_vocab_is_eog(self.vocab, token)
+
+    @cached_property
+    def bos_tokens(self) -> list[int]:
+        """What must precede a text: [BOS], or [] if the model wants none."""
+        bos = self._lib.llama_vocab_bos(self.vocab)
+        return [bos] if bos >= 0 and self._lib.llama_vocab_get_add_bos(self.vocab) else []
+
+    def tokenize_prompt(self, prompt: str, contents: Sequence[str] = ()) -> list[int]:
+        """Tokens of a rendered chat prompt: the template's control tokens count, those typed inside `contents` are text.
+
+        `contents` are the messages' texts in the order in which they occur in `prompt`.
+        """
+        unsafe = [text for text in contents if self.tokenize(text) != self.tokenize(text, special=True)]
+        tokens: list[int] = []
+        start = 0
+        for text in unsafe:
+            found = prompt.find(text, start)
+            if found < 0:  # the template changed it; then strip what it may have stripped
+                text = text.strip()
+                found = prompt.find(text, start)
+            if found < 0:
+                raise UsageError("the chat template rewrites a message that contains control tokens; remove them")
+            tokens += self.tokenize(prompt[start:found], special=True) + self.tokenize(text)
+            start = found + len(text)
+        return tokens + self.tokenize(prompt[start:], special=True)
+
+    # ---- chat template ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _formatter(self):
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # renders in jinja2's ImmutableSandboxedEnvironment
+
+        template = self._lib.llama_model_chat_template(self.ptr, None)
+        try:
+            return Jinja2ChatFormatter(
+                template=template.decode("utf-8", "replace") if template else _PLAIN_TEMPLATE,
+                eos_token=self._control_text(self._lib.llama_vocab_eos(self.vocab)),
+                bos_token=self._control_text(self._lib.llama_vocab_bos(self.vocab)),
+            )
+        except Exception as error:  # jinja2.TemplateSyntaxError and whatever else a hostile template provokes
+            raise UnsupportedModel(f"the chat template in {self.path.name} cannot be used: {error}") from error
+
+    @cached_property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer beyond the end-of-generation tokens (only for models without a chat template)."""
+        return () if self._lib.llama_model_chat_template(self.ptr, None) else _PLAIN_STOPS
+
+    def render(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> str:
+        """The prompt for `messages` ({"role", "content"}) by the model's own template, in a sandbox.
+
+        Raises UsageError for malformed messages or ones the template refuses.
+        """
+        for message in messages:
+            if not (isinstance(message, dict) and isinstance(message.get("content"), str) and message.get("role")):
+                raise UsageError(f'a message is {{"role": ..., "content": text}}, not {message!r:.80}')
+        formatter = self._formatter
+        formatter.add_generation_prompt = add_generation_prompt
+        try:
+            return formatter(messages=list(messages)).prompt
+        except Exception as error:  # the template is the model author's program: any error is its answer
+            raise UsageError(f"the model's chat template refuses these messages: {error}") from error
+
+    def _control_text(self, token: int) -> str:
+        return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+
+def _load_error(path: Path, log: str) -> Exception:
+    text = log or "llama.cpp gave no reason"
+    if "unknown model architecture" in text or "unsupported" in text:
+        return UnsupportedModel(f"{path.name} cannot be loaded: {text}")
+    if "allocat" in text or "out of memory" in text:
+        return OutOfMemory(f"{path.name} does not fit: {text}; lower -ngl or choose a smaller quantization")
+    return DamagedModel(f"{path.name} is damaged or incomplete: {text}; download it again")

@@ -1,0 +1,242 @@
+"""The edge to C: finds the patched library, lets `llama_cpp` load it, and binds the symbols our patches add.
+
+Knows nothing of policies, text or models. Everything upstream has is used through `llama_cpp`; only the functions of
+`patches/overlay/include/llama-lacache.h` and the device list of ggml are bound here, each with its C declaration above.
+
+    from lacache_gguf import native
+    native.devices()
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+import lacache_gguf
+from lacache_gguf.errors import LacacheError, OutOfMemory
+
+ABI = 1  # LLAMA_LACACHE_ABI this module was written for
+_BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
+
+_LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
+
+
+class NativeError(LacacheError):
+    """The patched library is missing, of another version, or refused a call."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def _library(directory: Path, name: str) -> Path:
+    return directory / _LIBRARY_NAMES.get(sys.platform, "lib{}.so").format(name)
+
+
+def lib_dir() -> Path:
+    """The folder of libllama and ggml: LACACHE_LIB_DIR, else `lib/` of the installed package.
+
+    Raises NativeError if no library is there.
+    """
+    override = os.environ.get("LACACHE_LIB_DIR")
+    places = [Path(override)] if override else [Path(entry) / "lib" for entry in lacache_gguf.__path__]
+    for place in places:
+        if _library(place, "llama").exists():
+            return place
+    raise NativeError(
+        f"the patched llama.cpp library was not found in {', '.join(map(str, places))}; "
+        "build it with `uv sync --reinstall-package lacache-gguf` or `pip install .`"
+    )
+
+
+@lru_cache(maxsize=1)
+def load():
+    """Load the patched library once and return the module `llama_cpp.llama_cpp`.
+
+    Raises NativeError when the library is missing, is a stock one, or does not match the bindings.
+    """
+    directory = lib_dir()
+    if "llama_cpp" in sys.modules and os.environ.get("LLAMA_CPP_LIB_PATH") != str(directory):
+        raise NativeError("llama_cpp was imported before lacache_gguf with another library; import lacache_gguf first")
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(directory)
+    try:
+        import llama_cpp
+    except (OSError, RuntimeError, FileNotFoundError) as error:
+        raise NativeError(f"the library in {directory} cannot be loaded: {error}") from error
+    if llama_cpp.__version__ != _BASE_VERSION:
+        raise NativeError(
+            f"llama-cpp-python {llama_cpp.__version__} does not mirror our library, which was built from the "
+            f"llama.cpp of {_BASE_VERSION}; install llama-cpp-python=={_BASE_VERSION}"
+        )
+    lib = llama_cpp.llama_cpp
+    _bind(lib._lib, directory)
+    lib.llama_log_set(_log_callback(lib), ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    return lib
+
+
+def load_error() -> str | None:
+    """Why the library cannot be used, or None if it can."""
+    try:
+        load()
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def system_info() -> str:
+    """Build features of the library, as llama.cpp prints them."""
+    return load().llama_print_system_info().decode()
+
+
+def _declare(lib: ctypes.CDLL, name: str, restype, *argtypes) -> None:
+    function = getattr(lib, name)
+    function.restype, function.argtypes = restype, argtypes
+
+
+def _bind(lib: ctypes.CDLL, directory: Path) -> None:
+    i32, size_t, ptr, text = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
+    try:
+        # int32_t llama_lacache_abi(void);
+        _declare(lib, "llama_lacache_abi", i32)
+    except AttributeError as error:
+        raise NativeError(f"the library in {directory} is a stock llama.cpp without LaCache; rebuild it") from error
+    if (abi := lib.llama_lacache_abi()) != ABI:
+        raise NativeError(f"the library in {directory} has LaCache ABI {abi}, this package needs {ABI}; rebuild it")
+    # const char * llama_compact_status_str(int32_t status);
+    _declare(lib, "llama_compact_status_str", text, i32)
+    # const char * llama_memory_compact_reason(const struct llama_context * ctx);
+    _declare(lib, "llama_memory_compact_reason", text, ptr)
+    # int32_t llama_memory_compact_n_layer(const struct llama_context * ctx);
+    _declare(lib, "llama_memory_compact_n_layer", i32, ptr)
+    # int32_t llama_memory_seq_n_cells(const struct llama_context * ctx, llama_seq_id seq_id);
+    _declare(lib, "llama_memory_seq_n_cells", i32, ptr, i32)
+    # int32_t llama_memory_seq_compact(struct llama_context * ctx, llama_seq_id seq_id,
+    #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_kept);
+    _declare(lib, "llama_memory_seq_compact", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32)
+
+
+# ---- compaction ----------------------------------------------------------------------------------------------------
+
+
+def compact_reason(ctx) -> str | None:
+    """Why the memory of `ctx` cannot be compacted, or None if it can."""
+    reason = load()._lib.llama_memory_compact_reason(ctx)
+    return reason.decode() if reason else None
+
+
+def compact_n_layer(ctx) -> int:
+    """Rows a plan needs: layers of the full-attention KV cache (0 if it cannot be compacted)."""
+    return load()._lib.llama_memory_compact_n_layer(ctx)
+
+
+def seq_n_cells(ctx, seq_id: int = 0) -> int:
+    """Cells that `seq_id` holds in the full-attention KV cache."""
+    return load()._lib.llama_memory_seq_n_cells(ctx, seq_id)
+
+
+def seq_compact(ctx, keep: np.ndarray, seq_id: int = 0) -> None:
+    """Keep the cells `keep` int32 [n_layer, n_kept] of `seq_id`, drop the rest, renumber 0..n_kept-1.
+
+    Raises NativeError with the status of llama-lacache.h; OutOfMemory if the work buffers do not fit.
+    """
+    lib = load()._lib
+    keep = np.ascontiguousarray(keep, dtype=np.int32)
+    if keep.ndim != 2:
+        raise NativeError(f"a plan is a rectangle [n_layer, n_kept], not an array of shape {keep.shape}")
+    pointer = keep.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+    status = lib.llama_memory_seq_compact(ctx, seq_id, pointer, keep.size, keep.shape[0], keep.shape[1])
+    if status != 0:
+        text = f"compaction to {keep.shape[1]} cells failed: {lib.llama_compact_status_str(status).decode()}"
+        raise OutOfMemory(text) if status == -10 else NativeError(text, status)
+
+
+# ---- log -----------------------------------------------------------------------------------------------------------
+
+_recent_log: deque[str] = deque(maxlen=64)
+_verbose = False
+_callbacks: list = []  # ctypes callbacks must outlive the library
+
+
+def set_verbose(verbose: bool) -> None:
+    """Print llama.cpp's log to stderr (True) or only remember its last lines (False)."""
+    global _verbose
+    _verbose = verbose
+
+
+def recent_errors() -> str:
+    """The last complaints of llama.cpp, for the text of an error."""
+    return "; ".join(_recent_log)
+
+
+def clear_errors() -> None:
+    """Forget older complaints before a call whose own ones matter."""
+    _recent_log.clear()
+
+
+def _log_callback(lib):
+    @lib.llama_log_callback
+    def callback(level: int, text: bytes, _user_data) -> None:
+        line = text.decode("utf-8", "replace")
+        if _verbose:
+            print(line, end="", file=sys.stderr, flush=True)
+        if level == 4 and line.strip():  # GGML_LOG_LEVEL_ERROR
+            _recent_log.append(line.strip())
+
+    _callbacks.append(callback)
+    return callback
+
+
+# ---- devices -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Device:
+    """A compute device as ggml sees it; memory in bytes (0 = unknown)."""
+
+    name: str
+    description: str
+    type: str  # "cpu" | "gpu" | "igpu" | "accel" | "meta"
+    free_bytes: int
+    total_bytes: int
+
+
+def devices() -> list[Device]:
+    """All devices of the library's backends, with their free memory now."""
+    load()
+    ggml = ctypes.CDLL(str(_library(lib_dir(), "ggml")))
+    base = ctypes.CDLL(str(_library(lib_dir(), "ggml-base")))
+    size_t, ptr, text = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
+    # size_t ggml_backend_dev_count(void);  ggml_backend_dev_t ggml_backend_dev_get(size_t index);
+    _declare(ggml, "ggml_backend_dev_count", size_t)
+    _declare(ggml, "ggml_backend_dev_get", ptr, size_t)
+    # const char * ggml_backend_dev_name(dev);  ..._description(dev);  enum ggml_backend_dev_type ..._type(dev);
+    _declare(base, "ggml_backend_dev_name", text, ptr)
+    _declare(base, "ggml_backend_dev_description", text, ptr)
+    _declare(base, "ggml_backend_dev_type", ctypes.c_int, ptr)
+    # void ggml_backend_dev_memory(ggml_backend_dev_t device, size_t * free, size_t * total);
+    _declare(base, "ggml_backend_dev_memory", None, ptr, ctypes.POINTER(size_t), ctypes.POINTER(size_t))
+    kinds = ("cpu", "gpu", "igpu", "accel", "meta")
+    found = []
+    for index in range(ggml.ggml_backend_dev_count()):
+        dev = ggml.ggml_backend_dev_get(index)
+        free, total = size_t(0), size_t(0)
+        base.ggml_backend_dev_memory(dev, ctypes.byref(free), ctypes.byref(total))
+        kind = base.ggml_backend_dev_type(dev)
+        found.append(
+            Device(
+                base.ggml_backend_dev_name(dev).decode(),
+                base.ggml_backend_dev_description(dev).decode(),
+                kinds[kind] if kind < len(kinds) else "other",
+                free.value,
+                total.value,
+            )
+        )
+    return found

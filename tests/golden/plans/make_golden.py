@@ -1,0 +1,62 @@
+"""Writes the plans beside it, once and for all, from the oracle (never from the code they test).
+
+    python tests/golden/plans/make_golden.py
+
+Each file: the policy and its settings, what it was shown (view), and the plan it must answer (keep, cursor, sweep).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from reference import ladder_oracle  # noqa: E402
+
+LADDERS = {
+    "ladder_l4_s1_o0": ({"span": 1, "n_sink": 2, "n_recent": 2}, {"n_layer": 4, "n_cells": 16, "n_free": 9}),
+    "ladder_l4_s2_o0": ({"span": 2, "n_sink": 2, "n_recent": 2}, {"n_layer": 4, "n_cells": 16, "n_free": 6}),
+    "ladder_l8_s4_o2_two_sweeps": ({"span": 4, "overlap": 2}, {"n_layer": 8, "n_cells": 40, "n_free": 17}),
+    "ladder_l6_s3_o1_contiguous": (
+        {"span": 3, "overlap": 1, "n_recent": 5, "layers": "contiguous"},
+        {"n_layer": 6, "n_cells": 32, "n_free": 4, "n_pinned": 7, "cursor": 9, "sweep": 3},
+    ),
+    "ladder_l8_s4_o0_digit_wraps": (
+        {"span": 4, "n_sink": 1, "n_recent": 3, "layers": "digit"},
+        {"n_layer": 8, "n_cells": 24, "n_free": 12, "cursor": 15, "sweep": 1},
+    ),
+    "ladder_l30_s15_o0_one": ({"span": 15}, {"n_layer": 30, "n_cells": 48, "n_free": 1, "cursor": 15, "sweep": 2}),
+}
+
+
+def goldens() -> dict[str, dict]:
+    """File stem -> contents."""
+    answers = {}
+    for stem, (settings, view) in LADDERS.items():
+        keep, cursor, sweep = ladder_oracle.evict(**settings, **view)
+        plan = {"keep": keep, "cursor": cursor, "sweep": sweep}
+        answers[stem] = {"policy": "ladder", "settings": settings, "view": view, "plan": plan}
+    answers["sink_window_l3"] = {
+        "policy": "sink_window",
+        "settings": {"n_sink": 2},
+        "view": {"n_layer": 3, "n_cells": 12, "n_free": 5, "n_pinned": 3},
+        "plan": {"keep": [[0, 1, 2, 8, 9, 10, 11]] * 3, "cursor": 0, "sweep": 0},
+    }
+    return answers
+
+
+def as_text(answer: dict) -> str:
+    """JSON with one matrix row a line, so that a diff can be read."""
+    rows = ",\n      ".join(json.dumps(row) for row in answer["plan"]["keep"])
+    head = [f'  "{key}": {json.dumps(answer[key])}' for key in ("policy", "settings", "view")]
+    tail = f'"cursor": {answer["plan"]["cursor"]}, "sweep": {answer["plan"]["sweep"]}'
+    plan = f'  "plan": {{\n    "keep": [\n      {rows}\n    ],\n    {tail}\n  }}'
+    return "{\n" + ",\n".join([*head, plan]) + "\n}\n"
+
+
+if __name__ == "__main__":
+    for stem, answer in goldens().items():
+        (HERE / f"{stem}.json").write_text(as_text(answer), encoding="utf-8")

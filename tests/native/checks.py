@@ -1,0 +1,75 @@
+"""Random plans, and the comparison of a compacted cache with what the oracle says it must hold."""
+
+from __future__ import annotations
+
+import struct
+
+import gguf
+import numpy as np
+from kv_oracle import Layer, key_bound, largest, moved_keys, worst
+from kv_state import Cache, Rows, SeqState
+
+# no quantizer in the gguf package: the bound per element has to do
+NO_QUANTIZER = (gguf.GGMLQuantizationType.IQ4_NL,)
+
+
+def random_plan(rng: np.random.Generator, n_layer: int, n_cells: int, n_kept: int, n_pinned: int = 0) -> np.ndarray:
+    """keep int32 [n_layer, n_kept]: another random choice in every layer, the first `n_pinned` cells in all of them."""
+    rows = [
+        np.concatenate([
+            np.arange(n_pinned),
+            np.sort(n_pinned + rng.choice(n_cells - n_pinned, n_kept - n_pinned, replace=False)),
+        ])
+        for _ in range(n_layer)
+    ]
+    return np.array(rows, np.int32)
+
+
+def check_compacted(before: Cache, after: Cache, keep: np.ndarray, layers: list[Layer]) -> None:
+    """The full-attention cache after compaction by `keep` [n_layer, n_kept]; rows counted in order of position."""
+    n_kept = keep.shape[1]
+    assert after.pos.tolist() == list(range(n_kept))
+    assert len(before.k) == len(after.k) == len(layers) == len(keep)
+    for il, source in enumerate(keep):
+        delta = np.arange(n_kept) - before.pos[source]
+        _check_rows(before.k[il], after.k[il], source, layers[il], delta, f"layer {il}")
+        assert np.array_equal(after.v[il].raw, before.v[il].raw[source]), f"V of layer {il}"
+
+
+def check_shifted(before: Cache, after: Cache, shift: int, layers: list[Layer]) -> None:
+    """A sliding-window cache whose cells only moved by `shift` positions (cells below 0 are gone)."""
+    source = np.flatnonzero(before.pos + shift >= 0)
+    # a state holds only what the window can still see, which a shift does not change
+    assert after.pos.tolist() == (before.pos[source] + shift).tolist()
+    for il, layer in enumerate(layers):
+        _check_rows(before.k[il], after.k[il], source, layer, np.full(len(source), shift), f"window layer {il}")
+        assert np.array_equal(after.v[il].raw, before.v[il].raw[source]), f"V of window layer {il}"
+
+
+def _check_rows(
+    before: Rows, after: Rows, source: np.ndarray, layer: Layer, delta: np.ndarray, where: str
+) -> None:
+    still = (delta == 0) | (layer.rope.kind == "none")
+    assert np.array_equal(after.raw[still], before.raw[source[still]]), f"unmoved K of {where}"
+    if still.all() or before.raw.shape[1] == 0:
+        return
+    moved, raw = ~still, after.raw[~still]
+    exact = moved_keys(before.values()[source[moved]], before.type, layer, delta[moved])
+    stored = after.values()[moved]
+    ratio = worst(stored, exact, key_bound(raw, after.type, exact, delta[moved]))
+    assert ratio <= 1, f"K of {where} is {ratio:.2f} times its bound from the exact rotation"
+    if after.type not in NO_QUANTIZER:
+        # the bound allows every element a full step; all together they may be no worse than storing the exact row
+        again = exact.astype(np.float32)
+        if after.type != gguf.GGMLQuantizationType.F32:
+            again = gguf.quants.dequantize(gguf.quants.quantize(again, after.type), after.type)
+        rms, rms_best = (np.sqrt(((rows - exact) ** 2).mean()) for rows in (stored, again))
+        allowed = 1.05 * rms_best + 1e-6 * largest(exact) * (1 + np.abs(delta).max() / 8)
+        assert rms <= allowed, f"K of {where}: error {rms:.3g}, storing the exact row costs {rms_best:.3g}"
+
+
+def recurrent_state(state: SeqState) -> tuple[int, bytes]:
+    """Position and opaque rest of the recurrent part of a hybrid state."""
+    n_cells, pos, n_seq = struct.unpack_from("<IiI", state.rest)
+    assert (n_cells, n_seq) == (1, 0)
+    return pos, state.rest[12:]

@@ -1,0 +1,187 @@
+"""A thin hold on llama.cpp for the native tests: one model, one context, no policy, no sampling.
+
+Models stay loaded for the whole test run (they are tiny); contexts belong to one test and are closed with `with`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+
+import gguf
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+TYPES = {name: int(gguf.GGMLQuantizationType[name.upper()]) for name in (
+    "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")}
+
+# the numbers of enum llama_compact_status; the header is the contract
+OK, ERR_CONTEXT, ERR_UNSUPPORTED, ERR_SEQ, ERR_LAYERS, ERR_KEPT = 0, -1, -2, -3, -4, -5
+ERR_LENGTH, ERR_RANGE, ERR_ORDER, ERR_SHARED = -6, -7, -8, -9
+
+
+@lib.llama_log_callback
+def _quiet(level: int, text: bytes, data: object) -> None:  # noqa: ARG001 - the signature is llama.cpp's
+    log.append((level, text.decode(errors="replace")))
+    del log[:-1000]
+
+
+log: list[tuple[int, str]] = []  # the newest messages of llama.cpp, for tests that look at them
+
+
+@lru_cache(maxsize=1)
+def start() -> None:
+    lib.llama_log_set(_quiet, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+
+
+def has_compaction() -> bool:
+    return hasattr(lib._lib, "llama_memory_seq_compact")
+
+
+@lru_cache(maxsize=1)
+def compaction() -> ctypes.CDLL:
+    """The library with the signatures of llama-lacache.h set."""
+    so, i32 = lib._lib, ctypes.c_int32
+    for name, result, arguments in (
+        ("llama_lacache_abi", i32, []),
+        ("llama_compact_status_str", ctypes.c_char_p, [i32]),
+        ("llama_memory_compact_reason", ctypes.c_char_p, [ctypes.c_void_p]),
+        ("llama_memory_compact_n_layer", i32, [ctypes.c_void_p]),
+        ("llama_memory_seq_n_cells", i32, [ctypes.c_void_p, i32]),
+        ("llama_memory_seq_compact", i32,
+         [ctypes.c_void_p, i32, ctypes.c_void_p, ctypes.c_size_t, i32, i32]),
+    ):
+        function = getattr(so, name)
+        function.restype, function.argtypes = result, arguments
+    return so
+
+
+@lru_cache(maxsize=None)
+def load_model(path: Path) -> object:
+    start()
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    if not model:
+        raise RuntimeError(f"llama.cpp cannot load {path}: " + "".join(text for _, text in log[-5:]))
+    return model
+
+
+class Llm:
+    """A context on a model file. Tokens are numbers below `n_vocab`; positions are counted by the caller or here."""
+
+    def __init__(
+        self, path: Path, *, n_ctx: int = 256, n_seq: int = 1, type_k: str = "f32", type_v: str = "f32",
+        flash_attn: bool = False, unified: bool = True, swa_full: bool = True, n_ubatch: int = 64,
+    ) -> None:
+        self.path = path
+        self.model = load_model(path)
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = n_ubatch
+        params.n_seq_max = n_seq
+        params.type_k, params.type_v = TYPES[type_k], TYPES[type_v]
+        params.flash_attn_type = int(flash_attn)  # LLAMA_FLASH_ATTN_TYPE_DISABLED = 0, _ENABLED = 1
+        params.kv_unified, params.swa_full = unified, swa_full
+        params.n_threads = params.n_threads_batch = 1  # tiny matrices: threads only cost
+        self.ctx = lib.llama_init_from_model(self.model, params)
+        if not self.ctx:
+            raise RuntimeError(f"no context for {path.name}: " + "".join(text for _, text in log[-5:]))
+        self.n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
+        self.n_ctx = lib.llama_n_ctx(self.ctx)
+        self.n_ctx_seq = self.n_ctx if unified else self.n_ctx // n_seq
+        self.n_ubatch = n_ubatch
+        self.memory = lib.llama_get_memory(self.ctx)
+
+    def __enter__(self) -> Llm:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        lib.llama_free(self.ctx)
+        self.ctx = None
+
+    def decode(self, tokens: np.ndarray | list[int], *, seq: int = 0, pos: int | None = None) -> np.ndarray:
+        """Feed tokens to one sequence; float32 logits [n_tokens, n_vocab]."""
+        pos = self.pos_next(seq) if pos is None else pos
+        parts = [
+            self._decode(np.asarray(tokens[i:i + self.n_ubatch], np.int32), seq, pos + i)
+            for i in range(0, len(tokens), self.n_ubatch)
+        ]
+        return np.concatenate(parts)
+
+    def _decode(self, tokens: np.ndarray, seq: int, pos: int) -> np.ndarray:
+        n = len(tokens)
+        batch = lib.llama_batch_init(n, 0, 1)
+        try:
+            batch.n_tokens = n
+            for i in range(n):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = int(tokens[i]), pos + i, 1
+                batch.seq_id[i][0], batch.logits[i] = seq, 1
+            status = lib.llama_decode(self.ctx, batch)
+        finally:
+            lib.llama_batch_free(batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode returned {status}: " + "".join(text for _, text in log[-3:]))
+        logits = lib.llama_get_logits(self.ctx)
+        return np.ctypeslib.as_array(logits, (n, self.n_vocab)).copy()
+
+    def pos_next(self, seq: int = 0) -> int:
+        return lib.llama_memory_seq_pos_max(self.memory, seq) + 1
+
+    def pos_min(self, seq: int = 0) -> int:
+        return lib.llama_memory_seq_pos_min(self.memory, seq)
+
+    def state(self, seq: int | None = None) -> bytes:
+        """The bytes of one sequence, or of the whole memory."""
+        if seq is None:
+            size, get = lib.llama_state_get_size(self.ctx), lib.llama_state_get_data
+            buffer = (ctypes.c_uint8 * size)()
+            n = get(self.ctx, buffer, size)
+        else:
+            size, get = lib.llama_state_seq_get_size(self.ctx, seq), lib.llama_state_seq_get_data
+            buffer = (ctypes.c_uint8 * size)()
+            n = get(self.ctx, buffer, size, seq)
+        if n != size:
+            raise RuntimeError(f"state of {size} bytes announced, {n} written")
+        return bytes(buffer)
+
+    def restore(self, state: bytes, seq: int | None = None) -> None:
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if seq is None:
+            n = lib.llama_state_set_data(self.ctx, buffer, len(state))
+        else:
+            n = lib.llama_state_seq_set_data(self.ctx, buffer, len(state), seq)
+        if n != len(state):
+            raise RuntimeError(f"state of {len(state)} bytes, {n} read: " + "".join(text for _, text in log[-3:]))
+
+    def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
+        lib.llama_memory_seq_cp(self.memory, source, target, p0, p1)
+
+    def seq_rm(self, seq: int, p0: int = -1, p1: int = -1) -> bool:
+        return lib.llama_memory_seq_rm(self.memory, seq, p0, p1)
+
+    def seq_add(self, seq: int, p0: int, p1: int, shift: int) -> None:
+        lib.llama_memory_seq_add(self.memory, seq, p0, p1, shift)
+
+    # the added functions
+
+    @property
+    def n_layer(self) -> int:
+        return compaction().llama_memory_compact_n_layer(self.ctx)
+
+    def n_cells(self, seq: int = 0) -> int:
+        return compaction().llama_memory_seq_n_cells(self.ctx, seq)
+
+    def reason(self) -> str | None:
+        text = compaction().llama_memory_compact_reason(self.ctx)
+        return None if text is None else text.decode()
+
+    def compact(self, keep: np.ndarray, *, seq: int = 0) -> int:
+        """Compact by keep [n_layer, n_kept]; returns the status."""
+        keep = np.ascontiguousarray(keep, dtype=np.int32)
+        return self.compact_raw(seq, keep, keep.size, keep.shape[0], keep.shape[1])
+
+    def compact_raw(self, seq: int, keep: np.ndarray | None, n_keep: int, n_layer: int, n_kept: int) -> int:
+        """The bare call, for arguments that no honest caller would pass."""
+        pointer = None if keep is None else keep.ctypes.data_as(ctypes.c_void_p)
+        return compaction().llama_memory_seq_compact(self.ctx, seq, pointer, n_keep, n_layer, n_kept)

@@ -1,0 +1,87 @@
+"""A transformer in numpy whose memory is a list of unrotated keys: the meaning of compaction without its mechanism.
+
+Keys are remembered as they are before RoPE and rotated at use, by their place in the memory. Keeping a set of cells is
+then nothing but indexing, and nothing can be rotated twice or by the wrong amount. Float64, one token at a time.
+Architectures: the plain decoders of tests/tiny_models (llama, qwen2, qwen3 and their variants).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from kv_oracle import attention_layers
+
+EPS = 1e-5
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * weight
+
+
+class TinyForward:
+    def __init__(self, path: Path, n_ctx: int) -> None:
+        reader = gguf.GGUFReader(path)
+        meta = {field.name: field.contents() for field in reader.fields.values()}
+        self.w = {tensor.name: np.asarray(tensor.data, np.float64) for tensor in reader.tensors}
+        self.n_head = meta[meta["general.architecture"] + ".attention.head_count"]
+        self.layers = attention_layers(path, n_ctx)
+        self.keys: list[list[np.ndarray]] = [[] for _ in self.layers]  # [layer][cell] -> [n_head_kv, head_dim]
+        self.values: list[list[np.ndarray]] = [[] for _ in self.layers]
+
+    def compact(self, keep: np.ndarray) -> None:
+        """Keep cells keep[layer] of every layer."""
+        for memory in (self.keys, self.values):
+            for il, row in enumerate(keep):
+                memory[il] = [memory[il][i] for i in row]
+
+    def decode(self, tokens: np.ndarray | list[int]) -> np.ndarray:
+        """Logits [n_tokens, n_vocab] of tokens that follow what is remembered."""
+        return np.stack([self._step(int(token)) for token in tokens])
+
+    def stored_keys(self, il: int) -> np.ndarray:
+        """The rows [n_cells, n_embd_k] that a cache of rotated keys would hold for layer `il`."""
+        rope, rows = self.layers[il].rope, np.stack(self.keys[il])
+        return (rope.rotate(rows, np.arange(len(rows))) * self._magnitude(il)).reshape(len(rows), -1)
+
+    def _magnitude(self, il: int) -> float:
+        return self.layers[il].rope.magnitude
+
+    def _linear(self, il: int, name: str, x: np.ndarray) -> np.ndarray:
+        y = self.w[f"blk.{il}.{name}.weight"] @ x
+        bias = self.w.get(f"blk.{il}.{name}.bias")
+        return y if bias is None else y + bias
+
+    def _step(self, token: int) -> np.ndarray:
+        x = self.w["token_embd.weight"][token]
+        for il in range(len(self.layers)):
+            x = x + self._attend(il, rms_norm(x, self.w[f"blk.{il}.attn_norm.weight"]))
+            h = rms_norm(x, self.w[f"blk.{il}.ffn_norm.weight"])
+            gate, up = self._linear(il, "ffn_gate", h), self._linear(il, "ffn_up", h)
+            x = x + self._linear(il, "ffn_down", gate / (1.0 + np.exp(-gate)) * up)
+        return self.w["output.weight"] @ rms_norm(x, self.w["output_norm.weight"])
+
+    def _attend(self, il: int, h: np.ndarray) -> np.ndarray:
+        layer = self.layers[il]
+        shape = (-1, layer.head_dim)
+        q, k, v = (self._linear(il, f"attn_{part}", h).reshape(shape) for part in "qkv")
+        for part, heads in (("q", q), ("k", k)):
+            norm = self.w.get(f"blk.{il}.attn_{part}_norm.weight")
+            if norm is not None:
+                heads[:] = rms_norm(heads, norm)
+        self.keys[il].append(k)
+        self.values[il].append(v)
+        n = len(self.keys[il])
+        scale = self._magnitude(il) ** 2 / np.sqrt(layer.head_dim)
+        keys = layer.rope.rotate(np.stack(self.keys[il]), np.arange(n))  # [n, n_head_kv, head_dim]
+        query = layer.rope.rotate(q[None], np.array([n - 1]))[0]
+        values = np.stack(self.values[il])
+        out = []
+        for head in range(self.n_head):
+            kv = head * layer.n_head_kv // self.n_head
+            score = keys[:, kv] @ query[head] * scale
+            weight = np.exp(score - score.max())
+            out.append(weight / weight.sum() @ values[:, kv])
+        return self._linear(il, "attn_output", np.concatenate(out))

@@ -1,0 +1,258 @@
+"""What every policy must obey, over thousands of settings. A new policy joins by one row in SETTINGS."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import pickle
+import re
+from bisect import bisect_left
+from dataclasses import FrozenInstanceError, fields
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import ladder_oracle
+
+from lacache_gguf.errors import MemoryFull, PolicyError
+from lacache_gguf.policies import POLICIES, Full, Ladder, Plan, Policy, SinkWindow, View, default_policy
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "plans"
+MANY = settings(max_examples=800, deadline=None, derandomize=True)
+
+
+@st.composite
+def ladders(draw: st.DrawFn) -> tuple[Policy, int]:
+    """A ladder that is possible for n_layer layers, and n_layer."""
+    n_layer = draw(st.integers(2, 40))
+    span, overlap = draw(st.sampled_from(possible_pairs(n_layer)))
+    policy = Ladder(
+        span=span,
+        overlap=overlap,
+        n_sink=draw(st.integers(0, 9)),
+        n_recent=draw(st.none() | st.integers(0, 50)),
+        layers=draw(st.sampled_from(["interleaved", "contiguous", "digit"])),
+    )
+    return policy, n_layer
+
+
+@cache
+def possible_pairs(n_layer: int) -> list[tuple[int, int]]:
+    """Every (span, overlap) that frees something."""
+    pairs = [(span, overlap) for span in range(1, n_layer + 1) for overlap in range(span)]
+    sizes = [ladder_oracle.rung_size(n_layer, span, overlap) for span, overlap in pairs]
+    return [pair for pair, (n_src, n_dst) in zip(pairs, sizes, strict=True) if n_dst < n_src]
+
+
+SETTINGS: dict[str, st.SearchStrategy[tuple[Policy, int]]] = {
+    "full": st.tuples(st.just(Full()), st.integers(1, 40)),
+    "sink_window": st.tuples(st.builds(SinkWindow, n_sink=st.integers(0, 9)), st.integers(1, 40)),
+    "ladder": ladders(),
+}
+EVICTING = sorted(set(POLICIES) - {"full"})
+
+
+def smallest_n_ctx(policy: Policy, n_layer: int, n_pinned: int) -> int:
+    """The smallest budget that `check` accepts."""
+
+    def is_accepted(n_ctx: int) -> bool:
+        try:
+            policy.check(n_layer, n_ctx, n_pinned)
+        except PolicyError:
+            return False
+        return True
+
+    return bisect_left(range(1000), True, key=is_accepted)
+
+
+@st.composite
+def situations(draw: st.DrawFn, name: str) -> tuple[Policy, View]:
+    """A policy of this name and a view of which it can free n_free cells."""
+    policy, n_layer = draw(SETTINGS[name])
+    n_pinned = draw(st.integers(0, 20))
+    n_cells = smallest_n_ctx(policy, n_layer, n_pinned) + draw(st.integers(0, 200))
+    n_free = draw(st.integers(1, policy.n_free_max(n_layer, n_cells, n_pinned)))
+    return policy, View(n_layer, n_cells, n_free, n_pinned, draw(st.integers(0, 250)), draw(st.integers(0, 9)))
+
+
+def slack(policy: Policy, n_layer: int) -> int:
+    """How many cells more than asked a plan may free: less than one rung."""
+    return policy.rung(n_layer).n_freed - 1 if isinstance(policy, Ladder) else 0
+
+
+def n_recent(policy: Policy, n_layer: int) -> int:
+    return policy.recent(n_layer) if isinstance(policy, Ladder) else 1
+
+
+def test_every_registered_policy_is_tested() -> None:
+    assert set(SETTINGS) == set(POLICIES)
+    for name, policy in POLICIES.items():
+        assert policy.name == name
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_plan_obeys_the_contract(name: str) -> None:
+    @MANY
+    @given(situations(name))
+    def holds(situation: tuple[Policy, View]) -> None:
+        policy, view = situation
+        plan = policy.plan(view)
+        keep = plan.keep
+        assert (keep.dtype, keep.flags.c_contiguous, keep.shape) == (np.int32, True, (view.n_layer, plan.n_kept))
+        assert (np.diff(keep, axis=1) > 0).all()
+        assert 0 <= keep.min() <= keep.max() < view.n_cells
+        n_first = max(view.n_pinned, policy.n_sink)
+        assert (keep[:, :n_first] == np.arange(n_first)).all()
+        tail = n_recent(policy, view.n_layer)
+        assert tail >= 1
+        assert (keep[:, -tail:] == np.arange(view.n_cells - tail, view.n_cells)).all()
+        n_freed = view.n_cells - plan.n_kept
+        assert view.n_free <= n_freed <= view.n_free + slack(policy, view.n_layer)
+        again = policy.plan(view)
+        assert not np.shares_memory(again.keep, keep)
+        assert np.array_equal(again.keep, keep)
+        assert (again.cursor, again.sweep) == (plan.cursor, plan.sweep)
+        assert 0 <= plan.cursor <= plan.n_kept
+        assert plan.sweep >= 0
+
+    holds()
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_n_free_max_is_the_truth(name: str) -> None:
+    @MANY
+    @given(SETTINGS[name], st.integers(0, 20), st.integers(0, 200), st.integers(0, 250), st.integers(0, 9))
+    def holds(case: tuple[Policy, int], n_pinned: int, n_more: int, cursor: int, sweep: int) -> None:
+        policy, n_layer = case
+        n_cells = n_pinned + n_more
+        n_max = policy.n_free_max(n_layer, n_cells, n_pinned)
+        assert 0 <= n_max <= n_cells
+        if n_max:
+            plan = policy.plan(View(n_layer, n_cells, n_max, n_pinned, cursor, sweep))
+            assert n_cells - plan.n_kept == n_max
+        with pytest.raises(MemoryFull) as error:
+            policy.plan(View(n_layer, n_cells, n_max + 1, n_pinned, cursor, sweep))
+        assert {str(n_cells), str(n_max + 1)} <= set(re.findall(r"\d+", str(error.value)))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_a_budget_that_check_accepts_lasts_for_ever(name: str) -> None:
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(SETTINGS[name], st.integers(0, 20), st.integers(0, 60), st.lists(st.integers(1, 200), min_size=1))
+    def holds(case: tuple[Policy, int], n_pinned: int, n_more: int, asks: list[int]) -> None:
+        policy, n_layer = case
+        n_ctx = smallest_n_ctx(policy, n_layer, n_pinned) + n_more
+        n_max = policy.n_free_max(n_layer, n_ctx, n_pinned)
+        assert n_max >= 1
+        cursor = sweep = 0
+        for i in range(60):
+            n_free = min(asks[i % len(asks)], n_max)  # i.e. a block of this many tokens wants to come in
+            plan = policy.plan(View(n_layer, n_ctx, n_free, n_pinned, cursor, sweep))  # the memory is full again
+            cursor, sweep = plan.cursor, plan.sweep
+            assert plan.n_kept + n_free <= n_ctx
+
+    holds()
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_check_accepts_exactly_the_budgets_that_can_be_thinned(name: str) -> None:
+    @MANY
+    @given(SETTINGS[name], st.integers(0, 20), st.integers(1, 120))
+    def holds(case: tuple[Policy, int], n_pinned: int, n_ctx: int) -> None:
+        policy, n_layer = case
+        if policy.n_free_max(n_layer, n_ctx, n_pinned) >= 1:
+            policy.check(n_layer, n_ctx, n_pinned)
+        else:
+            with pytest.raises(PolicyError) as error:
+                policy.check(n_layer, n_ctx, n_pinned)
+            numbers = {int(number) for number in re.findall(r"\d+", str(error.value))}
+            assert {n_ctx, smallest_n_ctx(policy, n_layer, n_pinned)} <= numbers  # the value seen and the one to use
+
+    holds()
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_policies_are_frozen_values(name: str) -> None:
+    @settings(max_examples=50, deadline=None, derandomize=True)
+    @given(SETTINGS[name])
+    def holds(case: tuple[Policy, int]) -> None:
+        policy, _ = case
+        twin = pickle.loads(pickle.dumps(policy))
+        assert (twin, hash(twin)) == (policy, hash(policy))
+        for field in fields(policy):
+            with pytest.raises(FrozenInstanceError):
+                setattr(policy, field.name, 1)
+
+    holds()
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_plan_equals_the_golden_one(path: Path) -> None:
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    plan = POLICIES[golden["policy"]](**golden["settings"]).plan(View(**golden["view"]))
+    assert {"keep": plan.keep.tolist(), "cursor": plan.cursor, "sweep": plan.sweep} == golden["plan"]
+
+
+def test_there_are_goldens() -> None:
+    assert {path.stem.split("_l")[0] for path in GOLDEN.glob("*.json")} == set(EVICTING)
+
+
+def test_full_refuses_with_the_numbers_and_the_remedy() -> None:
+    with pytest.raises(MemoryFull, match=r"full cache holds 512 cells .* 3 more .* raise --ctx-size/--kv-budget or .*"):
+        Full().plan(View(n_layer=30, n_cells=512, n_free=3))
+    Full().check(n_layer=30, n_ctx=512, n_pinned=511)
+    with pytest.raises(PolicyError, match=r"512 pinned cells .* 512 cells"):
+        Full().check(n_layer=30, n_ctx=512, n_pinned=512)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "4", True, None])
+def test_sink_window_refuses_a_bad_n_sink(value: object) -> None:
+    with pytest.raises(PolicyError, match=re.escape(f"got {value!r}")):
+        SinkWindow(n_sink=value)  # type: ignore[arg-type]
+
+
+def test_default_policy_is_valid_for_every_model_and_budget() -> None:
+    for n_layer in range(1, 200):
+        for n_ctx in (64, 65, 96, 127, 256, 1024, 131_072):
+            policy = default_policy(n_layer, n_ctx)
+            policy.check(n_layer, n_ctx)
+            assert policy.n_free_max(n_layer, n_ctx) >= 1
+    assert default_policy(30, 1024) == Ladder(span=15, overlap=0, n_sink=4, n_recent=512, layers="interleaved")
+    assert default_policy(1, 1024) == SinkWindow()  # a ladder of one layer would free nothing
+    with pytest.raises(PolicyError, match="8 cells"):
+        default_policy(30, 8)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"n_layer": 0, "n_cells": 8, "n_free": 1},
+        {"n_layer": 2, "n_cells": -1, "n_free": 1},
+        {"n_layer": 2, "n_cells": 8, "n_free": 0},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_pinned": 9},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "cursor": -1},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "sweep": -1},
+    ],
+)
+def test_view_refuses_what_no_memory_can_have(numbers: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"\d"):
+        View(**numbers)
+
+
+def test_plan_refuses_what_native_code_could_not_read() -> None:
+    rows = np.arange(12, dtype=np.int32).reshape(3, 4)
+    assert Plan(rows).n_kept == 4
+    for wrong in (rows.astype(np.int64), rows[0], rows.T, rows[:, ::2]):
+        with pytest.raises(ValueError, match="C-contiguous int32 matrix"):
+            Plan(wrong)
+
+
+@pytest.mark.parametrize(("module", "n_examples"), [("policies", 4), ("policies.plan", 4)])
+def test_examples_in_docstrings_run(module: str, n_examples: int) -> None:
+    assert doctest.testmod(importlib.import_module(f"lacache_gguf.{module}")) == (0, n_examples)
