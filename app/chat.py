@@ -1,4 +1,4 @@
-"""A conversation and its commands, apart from where lines come from: what `/reset` does, what an answer costs, what is saved.
+"""A conversation and its commands, apart from where lines come from.
 
 What it is: `ChatSession.handle(line)` answers a message or carries out a command.
 What it does not know: line editing, argument parsing, how an engine remembers.
@@ -25,7 +25,6 @@ HELP = """\
   /save FILE       write the conversation: Markdown, or JSON if FILE ends in .json
   /exit            leave (Ctrl-D too)
 A line that ends in \\ goes on in the next one. Ctrl-C stops an answer."""
-_N_BAR = 2048  # tokens; shorter reads need no bar
 
 
 class Leave(Exception):
@@ -59,17 +58,16 @@ class ChatSession:
             self.terminal.note(f"error: {error}")
 
     def answer(self, text: str) -> bool:
-        """Stream the answer to a message; False if Ctrl-C stopped it. What was said until then stays in the conversation."""
+        """Stream the answer to a message; False if Ctrl-C stopped it. What was said until then stays said."""
         self.messages.append({"role": "user", "content": text})
         written = ""
         try:
-            with stop_on_ctrl_c() as stop, self.terminal.reading() as on_progress:
+            with stop_on_ctrl_c() as stop, self.terminal.reading(is_brief=True) as on_progress:
 
                 def reading(progress: Progress) -> None:
                     if stop.requested:
                         raise _Stopped
-                    if progress.n_total >= _N_BAR:
-                        on_progress(progress)
+                    on_progress(progress)
 
                 stream = self.engine.chat(self._all_messages(), on_progress=reading, **self.sampling)
                 for piece in stream:
@@ -78,6 +76,8 @@ class ChatSession:
                     if stop.requested:
                         stream.close()
                         raise _Stopped
+            if self.engine.stats.finish_reason == "length":
+                self.terminal.note("\n(cut at -n tokens)")
             return True
         except _Stopped:
             self.terminal.note("\n(stopped)" if written else "(stopped before the answer)")
@@ -109,10 +109,11 @@ class ChatSession:
 
     def _stats(self, _rest: str) -> None:
         stats, costs = self.engine.stats, counters(self.engine.stats)
+        used, full = mib(costs["kv_mib_allocated"] * 2**20), mib(costs["kv_mib_full_cache"] * 2**20)
         self.terminal.table([
             ("tokens seen", f"{costs['n_seen']:,}"),
             ("cells in use", f"{stats.n_cells:,} of {costs['n_ctx']:,} (peak {costs['n_cells_peak']:,})"),
-            ("KV memory", f"{mib(costs['kv_mib_allocated'] * 2**20)}; a full cache: {mib(costs['kv_mib_full_cache'] * 2**20)}"),
+            ("KV memory", f"{used}; a full cache: {full}"),
             ("compactions", f"{costs['n_compactions']:,} ({100 * costs['compact_share']:.1f} % of the time)"),
             ("reading", f"{costs['read_tokens_per_s']:,.0f} tokens/s"),
             ("writing", f"{costs['decode_tokens_per_s']:,.0f} tokens/s"),
@@ -148,7 +149,6 @@ class ChatSession:
     def _transcript(self, suffix: str) -> str:
         messages = self._all_messages()
         if suffix.lower() == ".json":
-            return (
-                json.dumps({"model": self.engine.model.name, "messages": messages}, ensure_ascii=False, indent=1) + "\n"
-            )
+            talk = {"model": self.engine.model.name, "messages": messages}
+            return json.dumps(talk, ensure_ascii=False, indent=1) + "\n"
         return "\n\n".join(f"## {message['role']}\n\n{message['content'].strip()}" for message in messages) + "\n"

@@ -1,7 +1,7 @@
 """The command `lacache`: parse, dispatch, turn errors into exit codes.
 
-Exit codes: 0 done, 1 something is broken, 2 usage, 3 no such model, 4 out of memory, 5 damaged model, 6 model that cannot be
-compacted, 7 memory full, 8 download failed, 70 a bug of ours, 130 interrupted.
+Exit codes: 0 done, 1 something is broken, 2 usage, 3 no such model, 4 out of memory, 5 damaged model, 6 a model that
+cannot be compacted, 7 memory full, 8 download failed, 70 a bug of ours, 130 interrupted, 141 nobody reads our output.
 Nothing heavy is imported here: `lacache --help` loads neither numpy nor the library.
 """
 

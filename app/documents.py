@@ -63,12 +63,15 @@ def read_document(path: str) -> Document:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     text, note = decode(data, name)
     if not text.strip():
-        raise UsageError(f"{name} is empty; there is nothing to summarize")
+        raise UsageError(f"{name} is empty; there is nothing to read")
     return Document(name, text.replace("\r\n", "\n").replace("\r", "\n"), note)
 
 
 def decode(data: bytes, name: str) -> tuple[str, str]:
-    """(text, note): by byte order mark, else UTF-8, else Windows-1252 or Latin-1 with a note. Raises UsageError for binary data."""
+    """(text, note): by byte order mark, else UTF-8, else Windows-1252 or Latin-1 with a note.
+
+    Raises UsageError for binary data.
+    """
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             try:

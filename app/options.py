@@ -1,9 +1,9 @@
 """Flags that several commands share, named as in llama.cpp, and what they mean for `Engine`.
 
-What it is: a table of options (flag, environment twin, default), `engine_settings` and `sampling_settings` that turn parsed
-arguments into keyword arguments, `open_engine` that resolves the model (downloading it if a hub name was given) and loads it.
+What it is: a table of options (flag, environment twin, default), `engine_settings` and `sampling_settings` that turn
+parsed arguments into keyword arguments, and `open_engine`, which finds the model, downloading it if need be, and loads
+it. A flag wins over its environment variable, which wins over the default.
 What it does not know: what a command does with the engine. Importing this loads neither numpy nor the library.
-A flag wins over its environment variable, which wins over the default.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ def _gpu_layers(text: str) -> int:
     return -1 if text.lower() in ("auto", "all") else whole(-1, "layers (or auto, all)")(text)
 
 
+def plain_text(text: str) -> str:
+    """Text of an argument whose bytes were not UTF-8: what cannot be read becomes U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _switch(text: str) -> bool:
     return one_of("1", "0", "true", "false", "on", "off", "yes", "no")(text) in ("1", "true", "on", "yes")
 
@@ -88,17 +93,20 @@ class Option:
     default: Any = None
 
 
+# fmt: off
 MODEL = (
     Option(("-m", "--model", "-hf", "--hf-repo"), "model", "LLAMA_ARG_MODEL", str, "NAME",
            "catalog name, path of a .gguf file, or user/repo:QUANT (downloaded if needed)", "smollm2-135m"),
     Option(("-ngl", "--gpu-layers", "--n-gpu-layers"), "gpu_layers", "LLAMA_ARG_N_GPU_LAYERS", _gpu_layers, "N",
            "layers to put on the GPU: auto, all or a number", -1),
-    Option(("-t", "--threads"), "threads", "LLAMA_ARG_THREADS", whole(-1, "threads"), "N", "CPU threads (default: all cores)", -1),
-)  # fmt: skip
+    Option(("-t", "--threads"), "threads", "LLAMA_ARG_THREADS", whole(-1, "threads"), "N",
+           "CPU threads (default: one for each core)", -1),
+)
 MEMORY = (
     Option(("-c", "--ctx-size"), "ctx_size", "LLAMA_ARG_CTX_SIZE", whole(0, "cells"), "N",
            f"cells of KV memory, 0 = the model's trained context (default: {N_CTX_DEFAULT:,})"),
-    Option(("--kv-budget",), "kv_budget", "LACACHE_KV_BUDGET", str, "SIZE", "KV memory instead of -c: 256MiB, 1GiB, or cells"),
+    Option(("--kv-budget",), "kv_budget", "LACACHE_KV_BUDGET", str, "SIZE",
+           "KV memory instead of -c: 256MiB, 1GiB, or cells"),
     Option(("-ctk", "--cache-type-k"), "cache_type_k", "LLAMA_ARG_CACHE_TYPE_K", one_of(*_KV_TYPES), "TYPE",
            f"type of K: {', '.join(_KV_TYPES)} (default: f16)", "f16"),
     Option(("-ctv", "--cache-type-v"), "cache_type_v", "LLAMA_ARG_CACHE_TYPE_V", one_of(*_KV_TYPES), "TYPE",
@@ -109,28 +117,34 @@ MEMORY = (
            "most tokens to read at once (default: 512)", 512),
     Option(("--policy",), "policy", "LACACHE_POLICY", str, "NAME",
            "how a full memory is thinned: ladder (default), sink_window, full (refuses)"),
-    Option(("--span",), "span", "LACACHE_SPAN", whole(1, "layers"), "N", "ladder: span S (default: half of the layers)"),
+    Option(("--span",), "span", "LACACHE_SPAN", whole(1, "layers"), "N",
+           "ladder: span S (default: half of the layers)"),
     Option(("--overlap",), "overlap", "LACACHE_OVERLAP", whole(0, "layers"), "N", "ladder: overlap O (default: 0)"),
-    Option(("--sink",), "sink", "LACACHE_SINK", whole(0, "cells"), "N", "first cells that are never thinned (default: 4)"),
+    Option(("--sink",), "sink", "LACACHE_SINK", whole(0, "cells"), "N",
+           "first cells that are never thinned (default: 4)"),
     Option(("--recent",), "recent", "LACACHE_RECENT", whole(0, "cells"), "N",
-           "newest cells that are never thinned (default: half of the memory)"),
-)  # fmt: skip
+           "ladder: newest cells that are never thinned (default: half of the memory)"),
+)
 SAMPLING = (
-    Option(("-n", "--predict", "--n-predict", "--max-tokens"), "predict", "LLAMA_ARG_N_PREDICT", whole(-1, "tokens"), "N",
-           "most tokens to write, -1 = until the model stops", -1),
-    Option(("--temp", "--temperature"), "temperature", "LLAMA_ARG_TEMPERATURE", real(0, 100), "T", "0 = always the likeliest token"),
-    Option(("--top-k",), "top_k", "LLAMA_ARG_TOP_K", whole(0, "tokens"), "N", "sample among the N likeliest tokens, 0 = all"),
+    Option(("-n", "--predict", "--n-predict", "--max-tokens"), "predict", "LLAMA_ARG_N_PREDICT", whole(-1, "tokens"),
+           "N", "most tokens to write, -1 = until the model stops", -1),
+    Option(("--temp", "--temperature"), "temperature", "LLAMA_ARG_TEMPERATURE", real(0, 100), "T",
+           "0 = always the likeliest token"),
+    Option(("--top-k",), "top_k", "LLAMA_ARG_TOP_K", whole(0, "tokens"), "N",
+           "sample among the N likeliest tokens, 0 = all"),
     Option(("--top-p",), "top_p", "LLAMA_ARG_TOP_P", real(0, 1), "P", "... that together have probability P"),
-    Option(("--min-p",), "min_p", "LLAMA_ARG_MIN_P", real(0, 1), "P", "... with at least P times the likeliest one's"),
+    Option(("--min-p",), "min_p", "LLAMA_ARG_MIN_P", real(0, 1), "P", "... that have P times the likeliest one's"),
     Option(("--repeat-penalty",), "repeat_penalty", "LLAMA_ARG_REPEAT_PENALTY", real(0.01, 100), "R", "1 = off"),
-    Option(("-s", "--seed"), "seed", "LLAMA_ARG_SEED", whole(-1, "(a seed)"), "N", "seed of the sampler, -1 = random"),
-)  # fmt: skip
+    Option(("-s", "--seed"), "seed", "LLAMA_ARG_SEED", whole(-1, "(a seed)"), "N",
+           "seed of the sampler, -1 = random"),
+)
+# fmt: on
 _GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
 _POLICY_FIELDS = {"span": "span", "overlap": "overlap", "sink": "n_sink", "recent": "n_recent"}
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add all groups to a command's parser. Values stay None until `fill_defaults`, so that a flag can be told from a default."""
+    """Add all groups to a command's parser. Values stay None until `fill_defaults`, to tell a flag from a default."""
     for title, options in _GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:
@@ -142,30 +156,39 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
-    """Give every option that no flag set its environment variable's value, else `defaults[dest]`, else the table's default.
+    """Give every option that no flag set its environment variable's value, else `defaults[dest]`, else the table's.
 
-    Raises UsageError naming the variable when its value is not understood.
+    Raises UsageError naming the variable when its value is not understood, and when two settings contradict each other.
     """
     from lacache_gguf.errors import UsageError
 
-    for option in (*MODEL, *MEMORY, *SAMPLING):
-        if getattr(args, option.dest) is None:
-            value = os.environ.get(option.env)
-            try:
-                filled = option.parse(value) if value else defaults.get(option.dest, option.default)
-            except argparse.ArgumentTypeError as error:
-                raise UsageError(f"environment variable {option.env}: {error}") from None
-            setattr(args, option.dest, filled)
-    if args.offline is None:
-        try:
-            args.offline = _switch(os.environ.get("LLAMA_ARG_OFFLINE") or "0")
-        except argparse.ArgumentTypeError as error:
-            raise UsageError(f"environment variable LLAMA_ARG_OFFLINE: {error}") from None
     if args.ctx_size is not None and args.kv_budget is not None:
         raise UsageError(
-            f"-c {args.ctx_size} and --kv-budget {args.kv_budget} both set the KV memory; give one "
-            "(look at LLAMA_ARG_CTX_SIZE and LACACHE_KV_BUDGET too)"
+            f"-c {args.ctx_size} and --kv-budget {args.kv_budget} both set the KV memory; give one of them"
         )
+    has_memory_flag = args.ctx_size is not None or args.kv_budget is not None
+    for option in (*MODEL, *MEMORY, *SAMPLING):
+        if getattr(args, option.dest) is not None:
+            continue
+        value = None if has_memory_flag and option.dest in ("ctx_size", "kv_budget") else os.environ.get(option.env)
+        filled = _from_environment(option.env, option.parse, value) if value else None
+        setattr(args, option.dest, defaults.get(option.dest, option.default) if filled is None else filled)
+    if args.offline is None:
+        args.offline = _from_environment("LLAMA_ARG_OFFLINE", _switch, os.environ.get("LLAMA_ARG_OFFLINE") or "0")
+    if args.ctx_size is not None and args.kv_budget is not None:
+        raise UsageError(
+            f"environment variables LLAMA_ARG_CTX_SIZE={args.ctx_size} and LACACHE_KV_BUDGET={args.kv_budget} both set "
+            "the KV memory; unset one, or give -c or --kv-budget"
+        )
+
+
+def _from_environment(name: str, parse: Callable[[str], Any], value: str) -> Any:
+    from lacache_gguf.errors import UsageError
+
+    try:
+        return parse(value)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"environment variable {name}: {error}") from None
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -179,7 +202,7 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_model(args: argparse.Namespace, terminal: Terminal) -> Any:
-    """The model file that -m names, fetched from the hub with a progress bar if it is not there. Returns a ResolvedModel."""
+    """The ResolvedModel that -m names, fetched from the hub with a progress bar if it is not there yet."""
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported, which has not happened yet
     from lacache_gguf.catalog import resolve
@@ -234,7 +257,8 @@ def _n_ctx(args: argparse.Namespace, model: Any) -> int | None:
 
 def _policy(args: argparse.Namespace, model: Any) -> Policy | None:
     """The policy the flags describe; None (the engine's default) when none of them was given."""
-    settings = {field: getattr(args, name) for name, field in _POLICY_FIELDS.items() if getattr(args, name) is not None}
+    given = {field: getattr(args, name) for name, field in _POLICY_FIELDS.items()}
+    settings = {field: value for field, value in given.items() if value is not None}
     if args.policy is None and not settings:
         return None
     from lacache_gguf.errors import UsageError

@@ -10,6 +10,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _N_HISTORY = 1000
@@ -36,13 +37,11 @@ class LineReader:
         self._readline = _load_readline()
         if self._readline is not None:
             self._readline.clear_history()
-            try:
+            with suppress(OSError):  # no history yet, or not readable: then there is none
                 self._readline.read_history_file(self._history)
-            except OSError:
-                pass  # no history yet, or not readable: then there is none
 
     def read(self) -> str | None:
-        """The next message, several lines if a line ends in a backslash or a text was pasted; None at the end of input."""
+        """The next message, of several lines if one ends in a backslash or a text was pasted; None at the end."""
         try:
             text, self._next = self._next if self._next is not None else self._line("> "), None
             while text.endswith("\\"):

@@ -24,7 +24,7 @@ _SENTINEL = "LACACHE5DOCUMENT7GOES9HERE"  # letters and digits only: no template
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to read: the first `n_pinned` (template, instruction) are never forgotten, then `n_document`, then the repetition."""
+    """Tokens to read: the first `n_pinned` (template, instruction) stay, then `n_document`, then the repetition."""
 
     tokens: list[int]
     n_pinned: int
@@ -36,8 +36,8 @@ def build_prompt(
 ) -> Prompt:
     """One user message: instruction, document, instruction again.
 
-    Control tokens written in the document are text, so it cannot end the message or pose as the system. `n_document_max` cuts it.
-    Raises UnsupportedModel if the template does not carry a message's text through.
+    Control tokens written in the document are text, so it cannot end the message or pose as the system.
+    `n_document_max` cuts it. Raises UnsupportedModel if the template does not carry a message's text through.
     """
     content = f"{instruction}\n\n{_SENTINEL}\n\n{instruction}"
     parts = engine.render([{"role": "user", "content": content}]).split(_SENTINEL)
@@ -45,7 +45,8 @@ def build_prompt(
         from lacache_gguf.errors import UnsupportedModel
 
         raise UnsupportedModel(
-            f"the model's chat template shows a message {len(parts) - 1} times instead of once; use a model with another template"
+            f"the model's chat template shows a message {len(parts) - 1} times instead of once; "
+            "use a model with another template"
         )
     bos, head = engine.bos_tokens(), engine.tokenize(parts[0], special=True)
     if head[: len(bos)] != bos:

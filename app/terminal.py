@@ -1,7 +1,7 @@
-"""What the commands print: progress bars and notes on stderr, results on stdout. Plain lines where stderr is no terminal.
+"""What the commands print: results on stdout, notes and bars on stderr; plain lines where stderr is no terminal.
 
-What it is: `Terminal` (bars, streamed text, tables) and `stop_on_ctrl_c`. rich is imported for a bar only, never before.
-What it does not know: models, engines, documents; a progress is anything with n_done, n_total, n_cells, n_ctx, n_compactions.
+What it is: `Terminal` (bars, streamed text, tables) and `stop_on_ctrl_c`. rich is imported when a bar is drawn.
+What it does not know: models, engines, documents.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lacache_gguf.events import Progress
 
 _LINE_EVERY_S = 10.0  # without a terminal: a line of progress as often as this
+_N_BAR = 20  # columns that a reading bar and its label need at least
+_BRIEF_S = 1.0  # reads that take less get no bar in a chat
 
 
 class Terminal:
@@ -44,9 +46,12 @@ class Terminal:
         self.write("".join(f"  {name:<{width}}  {value}\n" for name, value in rows))
 
     @contextmanager
-    def reading(self, what: str = "Reading") -> Iterator[Callable[[Progress], None]]:
-        """Progress of a read. Yields a function to call with every Progress; the bar ends with the block or a full count."""
-        bar = _ReadingBar(what, self.err) if self.is_tty else _ReadingLines(what, self.note)
+    def reading(self, *, is_brief: bool = False) -> Iterator[Callable[[Progress], None]]:
+        """Progress of a read: yields a function to call with every Progress. The bar ends with the block or the read.
+
+        A brief one appears only if there is more than a second of reading to do, and disappears when it is done.
+        """
+        bar = _ReadingBar(self.err, is_brief) if self.is_tty else _ReadingLines(self.note)
         try:
             yield bar.update
         finally:
@@ -78,44 +83,47 @@ class Terminal:
 class _ReadingBar:
     """rich bar: tokens, speed, cells, compactions, time left."""
 
-    def __init__(self, what: str, err: TextIO) -> None:
+    def __init__(self, err: TextIO, is_brief: bool) -> None:
+        self.err, self.is_brief, self.rich, self.task = err, is_brief, None, None
+        if not is_brief:
+            self._start()
+
+    def _start(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.rich = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[numbers]}", style="none"),
-            console=Console(file=err),
-            expand=True,
-        )
-        self.task = self.rich.add_task(what, total=None, numbers="")
+        columns = TextColumn("Reading"), BarColumn(bar_width=None), TextColumn("{task.fields[numbers]}", style="none")
+        console = Console(file=self.err)
+        self.rich = Progress(*columns, console=console, expand=True, transient=self.is_brief)
+        self.task = self.rich.add_task("", total=None, numbers="")
         self.rich.start()
 
     def update(self, progress: Progress) -> None:
-        self.rich.update(
-            self.task,
-            completed=progress.n_done,
-            total=progress.n_total,
-            numbers=_numbers(progress, self.rich.console.width),
-        )
+        if self.rich is None:
+            if progress.n_done >= progress.n_total or progress.n_total < _BRIEF_S * progress.tokens_per_s:
+                return
+            self._start()
+        numbers = _numbers(progress, self.rich.console.width)
+        self.rich.update(self.task, completed=progress.n_done, total=progress.n_total, numbers=numbers)
         if progress.n_done >= progress.n_total:
             self.close()
 
     def close(self) -> None:
-        self.rich.stop()
+        if self.rich is not None:
+            self.rich.stop()
 
 
 class _ReadingLines:
-    """The same as lines of text, one every few seconds and one at the end."""
+    """The same as lines of text: one every few seconds, and one at the end of a read that took longer than that."""
 
-    def __init__(self, what: str, note: Callable[[str], None]) -> None:
-        self.what, self.note, self.shown_at = what, note, time.monotonic()
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.note, self.shown_at, self.n_shown = note, time.monotonic(), 0
 
     def update(self, progress: Progress) -> None:
-        if progress.n_done >= progress.n_total or time.monotonic() - self.shown_at >= _LINE_EVERY_S:
-            self.shown_at = time.monotonic()
-            self.note(f"{self.what}: {_numbers(progress, 200)}")
+        is_due = time.monotonic() - self.shown_at >= _LINE_EVERY_S
+        if is_due or (self.n_shown and progress.n_done >= progress.n_total):
+            self.shown_at, self.n_shown = time.monotonic(), self.n_shown + 1
+            self.note(f"Reading: {_numbers(progress)}")
 
     def close(self) -> None:
         pass
@@ -157,7 +165,7 @@ class _DownloadLines:
         pass
 
 
-def _numbers(progress: Progress, width: int) -> str:
+def _numbers(progress: Progress, width: int = 200) -> str:
     """The counters beside a reading bar; the less important ones go first where the terminal is narrow."""
     speed = progress.tokens_per_s
     left = (progress.n_total - progress.n_done) / speed if speed > 0 else 0.0
@@ -169,7 +177,7 @@ def _numbers(progress: Progress, width: int) -> str:
         f"{duration(left)} left",
     ]
     for least in (3, 2, 1):
-        if len("  ".join(parts)) + 22 <= width or len(parts) < 3:
+        if len("  ".join(parts)) + _N_BAR <= width:
             break
         del parts[least]
     return "  ".join(parts)
@@ -194,7 +202,7 @@ class Stop:
 
 @contextmanager
 def stop_on_ctrl_c() -> Iterator[Stop]:
-    """Within the block the first Ctrl-C only sets `requested`, so that work ends at a clean point; the second interrupts."""
+    """In the block the first Ctrl-C only sets `requested`, so that work ends at a clean point; the next interrupts."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

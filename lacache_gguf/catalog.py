@@ -1,7 +1,7 @@
 """From the name of a model to a file on this machine.
 
-What it is: the catalog of known models (models/catalog.toml) and `resolve`, which takes a path, a catalog name or `user/repo:QUANT`.
-What it does not know: how a model is loaded or used. Nothing is downloaded unless the caller says so.
+What it is: the catalog of known models (models/catalog.toml) and `resolve`, which takes a path, a catalog name or
+`user/repo:QUANT`. What it does not know: how a model is loaded. Nothing is downloaded unless the caller says so.
 
     >>> resolve("smollm2-135m").path.name
     'SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -50,7 +50,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model file that is there: its first shard, a name for it, its licence if known, and where the name came from."""
+    """A model file that is there: first shard, a name for it, licence if known, and what kind of name it was."""
 
     path: Path
     name: str
@@ -77,14 +77,17 @@ def catalog() -> dict[str, ModelCard]:
 
 
 def embedded_path(card: ModelCard) -> Path | None:
-    """The card's file inside its installed PyPI package; the package itself is not imported. None if it is not installed."""
+    """The card's file inside its installed PyPI package, which is not imported; None if it is not installed."""
     spec = find_spec(card.module)
     folders = list(spec.submodule_search_locations or []) if spec else []
     return next((path for folder in folders if (path := Path(folder) / card.file).is_file()), None)
 
 
 def check_file(path: Path) -> GgufHeader:
-    """Read the header of a model file and make sure that all its shards are there. Raises ModelNotFound or DamagedModel."""
+    """Read the header of a model file and make sure that all its shards are there.
+
+    Raises ModelNotFound or DamagedModel.
+    """
     first, *others = shard_paths(path)
     header = read_header(first)
     for shard in others:
@@ -104,10 +107,10 @@ def has_sha256(path: Path, sha256: str) -> bool:
 def resolve(
     model: str | os.PathLike[str], *, allow_download: bool = False, on_progress: hub.Progress | None = None
 ) -> ResolvedModel:
-    """Find the file that `model` names: an existing path, a catalog name, or `user/repo[:QUANT]` on the Hugging Face hub.
+    """Find the file that `model` names: an existing path, a catalog name, or `user/repo[:QUANT]` on the model hub.
 
-    A hub model that is not in the cache is downloaded only with `allow_download`; `on_progress(name, done, total)` sees the bytes.
-    Raises ModelNotFound, DamagedModel or DownloadError.
+    A hub model that is not in the cache is downloaded only with `allow_download`; `on_progress(name, done, total)` sees
+    the bytes. Raises ModelNotFound, DamagedModel or DownloadError.
     """
     text = os.fspath(model).strip()
     path = Path(text).expanduser()

@@ -1,7 +1,7 @@
 """Read the header of a GGUF file without loading the model.
 
-What it is: `read_header(path)` checks that a file is a GGUF model and returns its metadata as strings, in the spelling of
-`llama_model_meta_val_str`, plus the numeric arrays which that function leaves out ("[3, 3, 5]": per-layer KV heads).
+What it is: `read_header(path)` checks that a file is a GGUF model and returns its metadata as strings, spelled as
+`llama_model_meta_val_str` does, plus the numeric arrays which that leaves out ("[3, 3, 5]": KV heads of every layer).
 What it does not know: tensors, vocabulary (string arrays are skipped), chat templates, memory policies.
 Format: ggml docs/gguf.md, versions 2 and 3. Every length is checked against the file before it is used.
 
@@ -81,7 +81,7 @@ class _Reader:
     def count(self, limit: int, what: str) -> int:
         n = int(self.scalar("Q"))
         if n > limit:
-            raise self.damaged(f"{what} {n:,} is impossible")
+            raise self.damaged(f"{what} {n:,} is more than the file can hold")
         return n
 
     def string(self) -> str:
@@ -143,7 +143,7 @@ def _name_other_file(head: bytes, path: Path) -> str:
 def read_header(path: Path) -> GgufHeader:
     """Check magic, version and header of the file and return its metadata.
 
-    Raises ModelNotFound (no such file, a directory, unreadable) or DamagedModel (not GGUF, truncated, nonsense lengths).
+    Raises ModelNotFound (no such file, a directory, unreadable) or DamagedModel (not GGUF, truncated, nonsense).
     """
     try:
         if path.is_dir():

@@ -1,8 +1,8 @@
 """Models named `user/repo:QUANT` on the Hugging Face hub.
 
-What it is: read such a name, choose the file it means, find that in the standard cache, download it there when asked to.
-Placing files, locks and tokens are huggingface_hub's business; HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE count.
-What it does not know: the catalog, what is in a GGUF file, how progress is shown (`on_progress` gets bytes).
+What it is: read such a name, choose the file it means, find that in the standard cache, download it there on request.
+Placing files, locks and tokens are huggingface_hub's business: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and
+HF_HUB_OFFLINE count. What it does not know: the catalog, what is in a GGUF file, how progress is shown.
 
     >>> parse_ref("hf.co/user/repo:q4_k_m")
     HubRef(repo='user/repo', tag='q4_k_m')
@@ -59,7 +59,7 @@ class Variant:
 
 
 def parse_ref(text: str) -> HubRef | None:
-    """The repository that `text` names; None if it does not look like `user/repo[:QUANT]`, `hf.co/...` or a link to a file."""
+    """The repository that `text` names; None if it is no `user/repo[:QUANT]`, `hf.co/...` or link to a file."""
     match = _REF.fullmatch(text.strip())
     if match is None or ".." in match["repo"] or (match["repo"].lower().endswith(".gguf") and not match["tag"]):
         return None
@@ -74,7 +74,7 @@ def is_safe_name(name: str) -> bool:
 
 
 def variants(names: Sequence[str]) -> list[Variant]:
-    """The models among the file names of a repository, plainest name first; sidecars and incomplete shard sets left out."""
+    """The models among the file names of a repository, plainest name first; no sidecars, no incomplete shard sets."""
     models = sorted(
         (name for name in names if is_safe_name(name) and not _SIDECAR.search(PurePosixPath(name).name)),
         key=lambda name: (name.count("/"), len(name), name),
@@ -164,7 +164,7 @@ def list_cached() -> list[tuple[HubRef, Path]]:
 
 
 def download(ref: HubRef, on_progress: Progress | None = None) -> tuple[Path, Variant, str | None]:
-    """Fetch what `ref` names into the cache: (first file, variant, licence). Already cached files are not fetched again.
+    """Fetch what `ref` names into the cache: (first file, variant, licence). What is cached is not fetched again.
 
     Raises ModelNotFound (no such repository, quant or file), DownloadError (offline, gated, no network, no disk space),
     DamagedModel (the received bytes do not have the hub's SHA-256).
@@ -264,7 +264,7 @@ def _readable_errors(ref: HubRef, endpoint: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise DownloadError(
-            f"{ref.repo} is gated: accept its terms at {endpoint}/{ref.repo}, then set HF_TOKEN to a token of that account"
+            f"{ref.repo} is gated: accept its terms at {endpoint}/{ref.repo}, then set HF_TOKEN to a token of yours"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelNotFound(

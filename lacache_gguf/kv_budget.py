@@ -1,14 +1,14 @@
 """How many bytes of KV memory a number of cells costs, and how many cells a budget buys.
 
-What it is: pure arithmetic on a model's metadata. One cell holds the K and V rows of one token in every attention layer.
-What it does not know: the library, files, devices. Metadata are strings as `llama_model_meta_val_str` gives them; that function
-leaves arrays out, so pass `gguf_header.read_header(path).metadata`, which has them.
-Where metadata leave a layer's kind open, the layer is counted as full attention: the result is then an upper bound, never less than
-what llama.cpp allocates. Not counted: the fixed state of recurrent layers and the compute buffers.
+What it is: pure arithmetic on a model's metadata. A cell holds the K and V rows of one token in every attention layer.
+What it does not know: the library, files, devices. Metadata are strings as `llama_model_meta_val_str` gives them; that
+function leaves arrays out, so pass `gguf_header.read_header(path).metadata`, which has them.
+Where metadata leave a layer's kind open, the layer counts as full attention: the result is then an upper bound, never
+less than what llama.cpp allocates. Not counted: the fixed state of recurrent layers and the compute buffers.
 
-    >>> SMOLLM2 = {"general.architecture": "llama", "llama.block_count": "30", "llama.context_length": "8192",
-    ...            "llama.embedding_length": "576", "llama.attention.head_count": "9", "llama.attention.head_count_kv": "3"}
-    >>> KvGeometry.from_metadata(SMOLLM2).bytes(1024) / 2**20
+    >>> smollm2 = {"general.architecture": "llama", "llama.block_count": "30", "llama.embedding_length": "576",
+    ...            "llama.attention.head_count": "9", "llama.attention.head_count_kv": "3"}
+    >>> KvGeometry.from_metadata(smollm2).bytes(1024) / 2**20
     22.5
 """
 
@@ -34,10 +34,10 @@ KV_TYPES: dict[str, tuple[int, int]] = {
     "q4_0": (32, 18),
     "iq4_nl": (32, 18),
 }
-"""KV type -> (values per block, bytes per block); ggml's type traits for the types llama.cpp accepts for -ctk and -ctv."""
+"""KV type -> (values per block, bytes per block): ggml's type traits of what llama.cpp takes for -ctk and -ctv."""
 
-# Period of the sliding-window layers where llama.cpp has it in code (src/models/*.cpp, load_swa_pattern): (period, dense first).
-# Architectures not named here are taken to have full attention everywhere unless an array in the metadata says otherwise.
+# Period of the sliding-window layers where llama.cpp has it in code (load_swa_pattern in src/models/*.cpp), and whether
+# the dense layer comes first. Other architectures count as full attention everywhere unless the metadata have an array.
 _SWA_PERIOD: dict[str, tuple[int, bool]] = {
     "gemma2": (2, False),
     "gemma3": (6, False),
@@ -118,7 +118,7 @@ class KvGeometry:
     def bytes(
         self, n_ctx: int, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16", *, swa_full: bool = False
     ) -> int:
-        """Bytes llama.cpp allocates for `n_ctx` cells (rounded up to 256); window layers hold n_swa + n_ubatch cells at most."""
+        """Bytes allocated for `n_ctx` cells, rounded up to 256; window layers hold n_swa + n_ubatch cells at most."""
         n_cells = _round_up(n_ctx)
         n_window = n_cells if swa_full else _round_up(min(n_cells, self.n_swa + n_ubatch))
         return sum((n_window if layer.is_swa else n_cells) * _row_bytes(layer, type_k, type_v) for layer in self.layers)
@@ -172,13 +172,17 @@ def parse_budget(value: str | int) -> Budget:
 
 
 def row_size(n_values: int, kv_type: str, n_embd_head: int) -> int:
-    """Bytes of a row of `n_values` in a KV type. Raises UsageError for an unknown type or one whose blocks do not fit the head."""
+    """Bytes of a row of `n_values` in a KV type.
+
+    Raises UsageError for an unknown type and for one whose blocks do not fit the head.
+    """
     if kv_type not in KV_TYPES:
         raise UsageError(f"KV cache type {kv_type!r} is unknown; choose one of {', '.join(KV_TYPES)}")
     n_block, n_bytes = KV_TYPES[kv_type]
     if n_embd_head % n_block:
         raise UsageError(
-            f"KV cache type {kv_type} stores blocks of {n_block} values, but this model's heads have {n_embd_head}; use f16"
+            f"KV cache type {kv_type} stores blocks of {n_block} values, but this model's heads have {n_embd_head}; "
+            "use f16"
         )
     return n_values // n_block * n_bytes
 
@@ -241,7 +245,7 @@ class _Metadata:
         return array[:n_layer]
 
     def swa_layers(self, n_layer: int) -> list[bool]:
-        """Which layers only see a window: an array in the metadata, else the period llama.cpp has for the architecture."""
+        """Which layers only see a window: an array in the metadata, else llama.cpp's period for the architecture."""
         array = self.array("attention.sliding_window_pattern")
         if array is not None:
             return [bool(x) for x in (array + [0] * n_layer)[:n_layer]]

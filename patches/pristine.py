@@ -1,4 +1,4 @@
-"""llama.cpp as it was before our patches: read from the pinned sdist, which is fetched once and verified, or a local tree.
+"""llama.cpp as it was before our patches: from the pinned sdist, fetched once and verified, or from a local tree.
 
 Needs the standard library, and pip for the one download. It knows nothing of patches; `queue.py` beside it does.
 """
@@ -116,8 +116,8 @@ def pristine_tree(base: Base, source: str | None = None) -> Tree:
     with tarfile.open(sdist) as archive:
         for member in archive:
             path = member.name.removeprefix(prefix)
-            if member.isfile() and path != member.name and not SKIP.match(path):
-                tree[safe(path)] = archive.extractfile(member).read()
+            if member.isfile() and path != member.name and not SKIP.match(safe(path)):
+                tree[path] = archive.extractfile(member).read()
     return tree
 
 

@@ -1,11 +1,11 @@
 """The patch queue: everything lacache changes in llama.cpp, kept as small patches and whole new files.
 
-    python patches/queue.py prepare DIR   # pinned llama.cpp + series + overlay -> DIR, rewriting only files that differ
-    python patches/queue.py refresh DIR   # carry edits made by hand in DIR back into *.patch and overlay/
-    python patches/queue.py check         # the series applies to the pinned base without fuzz or offset; nothing unlisted
-    python patches/queue.py size          # added and removed lines per upstream file
+    python patches/queue.py prepare DIR  # pinned llama.cpp + series + overlay -> DIR, rewriting only files that differ
+    python patches/queue.py refresh DIR  # carry edits made by hand in DIR back into *.patch and overlay/
+    python patches/queue.py check        # the series applies to the pinned base without fuzz or offset, and is complete
+    python patches/queue.py size         # added and removed lines per upstream file
 
-Needs the standard library, git and (once, to fetch the pinned base) pip. It knows nothing of CMake or of what a patch does.
+Needs the standard library and git, and pip once, to fetch the pinned base. It knows nothing of what a patch does.
 LACACHE_LLAMA_CPP_SOURCE=PATH takes llama.cpp from a local tree or a downloaded sdist instead; PATH is only read.
 """
 
@@ -173,7 +173,7 @@ def refresh(queue: Path, dest: Path, into: str | None = None) -> list[str]:
     base, source = read_base(queue), os.environ.get("LACACHE_LLAMA_CPP_SOURCE")
     pristine = pristine_tree(base, source)
     if read_stamp(dest).get("key") != queue_key(queue, pristine if source else None):
-        raise QueueError(f"{dest} does not come from the queue as it is now: run `python patches/queue.py prepare {dest}`")
+        raise QueueError(f"{dest} is not of the queue as it is now: run `python patches/queue.py prepare {dest}`")
     states, overlay = apply_series(queue, pristine), read_overlay(queue)
     patched = {path: name for name, files in states for path in files}  # path -> the last patch that touches it
     now = {path: (dest / path).read_bytes() for path in walk(dest) if path not in (STAMP, STAMP + ".new")}
@@ -238,14 +238,14 @@ def check(queue: Path) -> list[str]:
     wrong += [f"series lists {name} more than once" for name in sorted({n for n in names if names.count(n) > 1})]
     wrong += [f"{name} is not in series" for name in sorted(present - set(names))]
     readme = (queue / "README.md").read_text("utf-8") if (queue / "README.md").is_file() else ""
+    rows = set(re.findall(r"(?m)^\| *`?([\w./-]+\.patch)\b", readme))
     for name in sorted(present & set(names)):
         head = re.split(r"(?m)^diff --git ", (queue / name).read_text("utf-8"))[0]
         absent = [field for field in HEADER if not re.search(rf"(?m)^{field}:[ \t]*\S", head)]
         wrong += [f"{name}: no '{field}: ...' line in its header" for field in absent]
-        if name not in readme:
+        if name not in rows:
             wrong.append(f"{name}: no row in README.md")
-    stale = set(re.findall(r"[\w./-]+\.patch\b", readme)) - set(names)
-    wrong += [f"README.md names {name}, which is not in series" for name in sorted(stale)]
+    wrong += [f"README.md has a row for {name}, which is not in series" for name in sorted(rows - set(names))]
     pristine = pristine_tree(read_base(queue))
     wrong += [f"overlay/{path} exists upstream" for path in read_overlay(queue) if path in pristine]
     try:

@@ -1,7 +1,7 @@
 """`lacache chat`: talk to a model in the terminal, for as long as you like, at a fixed memory.
 
-In a terminal: line editing, history, commands that start with "/". From a pipe: standard input is one message, the answer is
-the output. Ctrl-C stops the answer, not the program; Ctrl-D leaves.
+In a terminal: line editing, history, commands that start with "/". From a pipe: standard input is one message, the
+answer is the output. Ctrl-C stops the answer, not the program; Ctrl-D leaves.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("-sys", "--system-prompt", default="", metavar="TEXT", help="system message, never forgotten")
+    parser.add_argument(
+        "-sys", "--system-prompt", type=options.plain_text, default="", metavar="TEXT",
+        help="system message, never forgotten",
+    )  # fmt: skip
     options.add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Chat until /exit or the end of input."""
+    from lacache_app.documents import read_document
+
     terminal = Terminal()
     options.fill_defaults(args, seed=-1)
     is_interactive = sys.stdin.isatty()
-    message = "" if is_interactive else sys.stdin.read().strip()
-    if not is_interactive and not message:
-        from lacache_gguf.errors import UsageError
-
-        raise UsageError("standard input is empty; give a message: echo hello | lacache chat")
+    message = "" if is_interactive else read_document("-").text
     with terminal.waiting("loading the model ..."):
         engine = options.open_engine(args, terminal)
     with engine:

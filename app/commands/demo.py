@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
         engine = options.open_engine(args, terminal)
     with engine:
         terminal.note(
-            f"{engine.model.name} was trained on {engine.n_ctx_train:,} tokens. It now reads {args.tokens:,} tokens of the\n"
-            f"Python language reference through {engine.n_ctx:,} cells ({mib(engine.stats.kv_bytes)} of KV memory), "
-            "then sums them up.\n"
+            f"{engine.model.name} was trained on {engine.n_ctx_train:,} tokens. It now reads {args.tokens:,} tokens\n"
+            f"of the Python language reference through {engine.n_ctx:,} cells, which is "
+            f"{mib(engine.stats.kv_bytes)} of KV memory,\nand then sums them up.\n"
         )
         stream = summarize(engine, text, n_document_max=args.tokens, **options.sampling_settings(args))
         _, finish_reason = show(stream, terminal)
@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def python_reference() -> str:
-    """The Python language reference: real English prose that comes with every Python. Raises UsageError where it was left out."""
+    """The Python language reference: real English prose that comes with every Python.
+
+    Raises UsageError where it was left out.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError:

@@ -36,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
         return _list(terminal)
     if args.action == "pull":
         model = options.find_model(args, terminal)
-        terminal.note(
-            f"{model.name} is ready ({mib(_size(model))}{', licence ' + model.licence if model.licence else ''})"
-        )
+        licence = f", licence {model.licence}" if model.licence else ""
+        terminal.note(f"{model.name} is ready ({mib(_size(model))}{licence})")
         terminal.write(f"{model.path}\n")
         return 0
     from lacache_gguf.catalog import resolve

@@ -32,8 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="text or Markdown files; - is standard input")
     parser.add_argument(
-        "-p", "--prompt", "--instruction", default=INSTRUCTION, metavar="TEXT", help="what to do instead of summarizing"
-    )
+        "-p", "--prompt", "--instruction", type=options.plain_text, default=INSTRUCTION, metavar="TEXT",
+        help="what to do instead of summarizing",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
     options.add_engine_options(parser)
 

@@ -6,8 +6,8 @@ import struct
 
 import gguf
 import numpy as np
-from kv_oracle import Layer, key_bound, largest, moved_keys, worst
-from kv_state import Cache, Rows, SeqState
+from native.kv_state import Cache, Rows, SeqState
+from reference.kv_oracle import Layer, key_bound, largest, moved_keys, worst
 
 # no quantizer in the gguf package: the bound per element has to do
 NO_QUANTIZER = (gguf.GGMLQuantizationType.IQ4_NL,)
@@ -16,10 +16,12 @@ NO_QUANTIZER = (gguf.GGMLQuantizationType.IQ4_NL,)
 def random_plan(rng: np.random.Generator, n_layer: int, n_cells: int, n_kept: int, n_pinned: int = 0) -> np.ndarray:
     """keep int32 [n_layer, n_kept]: another random choice in every layer, the first `n_pinned` cells in all of them."""
     rows = [
-        np.concatenate([
-            np.arange(n_pinned),
-            np.sort(n_pinned + rng.choice(n_cells - n_pinned, n_kept - n_pinned, replace=False)),
-        ])
+        np.concatenate(
+            [
+                np.arange(n_pinned),
+                np.sort(n_pinned + rng.choice(n_cells - n_pinned, n_kept - n_pinned, replace=False)),
+            ]
+        )
         for _ in range(n_layer)
     ]
     return np.array(rows, np.int32)
@@ -46,9 +48,7 @@ def check_shifted(before: Cache, after: Cache, shift: int, layers: list[Layer]) 
         assert np.array_equal(after.v[il].raw, before.v[il].raw[source]), f"V of window layer {il}"
 
 
-def _check_rows(
-    before: Rows, after: Rows, source: np.ndarray, layer: Layer, delta: np.ndarray, where: str
-) -> None:
+def _check_rows(before: Rows, after: Rows, source: np.ndarray, layer: Layer, delta: np.ndarray, where: str) -> None:
     still = (delta == 0) | (layer.rope.kind == "none")
     assert np.array_equal(after.raw[still], before.raw[source[still]]), f"unmoved K of {where}"
     if still.all() or before.raw.shape[1] == 0:

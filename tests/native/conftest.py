@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import zlib
 
+import numpy as np
 import pytest
-
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / part) for part in ("", "reference", "native")]  # any directory, any pytest import mode
+import tiny_models
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """tiny("qwen3", n_swa=...) -> path of a tiny random model, made once per test run."""
-    import tiny_models
-
     folder = tmp_path_factory.mktemp("tiny")
     return lambda name, **options: tiny_models.cached(folder, name, **options)
 
@@ -23,8 +19,4 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def rng(request):
     """Random numbers that depend on the test's name only, so a failure repeats alone."""
-    import zlib
-
-    import numpy as np
-
     return np.random.default_rng(zlib.crc32(request.node.nodeid.split("/")[-1].encode()))

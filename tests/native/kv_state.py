@@ -79,7 +79,7 @@ def parse_seq(blob: bytes, n_caches: int = 1) -> SeqState:
         raise ValueError(f"magic {magic:#x} is not that of a sequence state")
     reader.number("i")  # the sequence
     caches = [_parse_cache(reader) for _ in range(n_caches)]
-    return SeqState(caches, blob[reader.at:])
+    return SeqState(caches, blob[reader.at :])
 
 
 def _parse_cache(reader: Reader) -> Cache:

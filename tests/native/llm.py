@@ -6,64 +6,41 @@ Models stay loaded for the whole test run (they are tiny); contexts belong to on
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import gguf
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
-TYPES = {name: int(gguf.GGMLQuantizationType[name.upper()]) for name in (
-    "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")}
+from lacache_gguf import native
+
+try:
+    lib = native.load()
+except native.NativeError:
+    lib = None  # nothing to call: tests/conftest.py skips the tests, with the reason
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 # the numbers of enum llama_compact_status; the header is the contract
 OK, ERR_CONTEXT, ERR_UNSUPPORTED, ERR_SEQ, ERR_LAYERS, ERR_KEPT = 0, -1, -2, -3, -4, -5
 ERR_LENGTH, ERR_RANGE, ERR_ORDER, ERR_SHARED = -6, -7, -8, -9
 
 
-@lib.llama_log_callback
-def _quiet(level: int, text: bytes, data: object) -> None:  # noqa: ARG001 - the signature is llama.cpp's
-    log.append((level, text.decode(errors="replace")))
-    del log[:-1000]
+def type_number(name: str) -> int:
+    return int(gguf.GGMLQuantizationType[name.upper()])
 
 
-log: list[tuple[int, str]] = []  # the newest messages of llama.cpp, for tests that look at them
-
-
-@lru_cache(maxsize=1)
-def start() -> None:
-    lib.llama_log_set(_quiet, ctypes.c_void_p(0))
-    lib.llama_backend_init()
-
-
-def has_compaction() -> bool:
-    return hasattr(lib._lib, "llama_memory_seq_compact")
-
-
-@lru_cache(maxsize=1)
 def compaction() -> ctypes.CDLL:
-    """The library with the signatures of llama-lacache.h set."""
-    so, i32 = lib._lib, ctypes.c_int32
-    for name, result, arguments in (
-        ("llama_lacache_abi", i32, []),
-        ("llama_compact_status_str", ctypes.c_char_p, [i32]),
-        ("llama_memory_compact_reason", ctypes.c_char_p, [ctypes.c_void_p]),
-        ("llama_memory_compact_n_layer", i32, [ctypes.c_void_p]),
-        ("llama_memory_seq_n_cells", i32, [ctypes.c_void_p, i32]),
-        ("llama_memory_seq_compact", i32,
-         [ctypes.c_void_p, i32, ctypes.c_void_p, ctypes.c_size_t, i32, i32]),
-    ):
-        function = getattr(so, name)
-        function.restype, function.argtypes = result, arguments
-    return so
+    """The library itself, for calls that no honest caller would make."""
+    return lib._lib
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_model(path: Path) -> object:
-    start()
+    native.clear_errors()
     model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
     if not model:
-        raise RuntimeError(f"llama.cpp cannot load {path}: " + "".join(text for _, text in log[-5:]))
+        raise RuntimeError(f"llama.cpp cannot load {path}: {native.recent_errors()}")
     return model
 
 
@@ -71,8 +48,17 @@ class Llm:
     """A context on a model file. Tokens are numbers below `n_vocab`; positions are counted by the caller or here."""
 
     def __init__(
-        self, path: Path, *, n_ctx: int = 256, n_seq: int = 1, type_k: str = "f32", type_v: str = "f32",
-        flash_attn: bool = False, unified: bool = True, swa_full: bool = True, n_ubatch: int = 64,
+        self,
+        path: Path,
+        *,
+        n_ctx: int = 256,
+        n_seq: int = 1,
+        type_k: str = "f32",
+        type_v: str = "f32",
+        flash_attn: bool = False,
+        unified: bool = True,
+        swa_full: bool = True,
+        n_ubatch: int = 64,
     ) -> None:
         self.path = path
         self.model = load_model(path)
@@ -80,13 +66,13 @@ class Llm:
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = n_ubatch
         params.n_seq_max = n_seq
-        params.type_k, params.type_v = TYPES[type_k], TYPES[type_v]
+        params.type_k, params.type_v = type_number(type_k), type_number(type_v)
         params.flash_attn_type = int(flash_attn)  # LLAMA_FLASH_ATTN_TYPE_DISABLED = 0, _ENABLED = 1
         params.kv_unified, params.swa_full = unified, swa_full
         params.n_threads = params.n_threads_batch = 1  # tiny matrices: threads only cost
         self.ctx = lib.llama_init_from_model(self.model, params)
         if not self.ctx:
-            raise RuntimeError(f"no context for {path.name}: " + "".join(text for _, text in log[-5:]))
+            raise RuntimeError(f"no context for {path.name}: {native.recent_errors()}")
         self.n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
         self.n_ctx = lib.llama_n_ctx(self.ctx)
         self.n_ctx_seq = self.n_ctx if unified else self.n_ctx // n_seq
@@ -104,7 +90,7 @@ class Llm:
         """Feed tokens to one sequence; float32 logits [n_tokens, n_vocab]."""
         pos = self.pos_next(seq) if pos is None else pos
         parts = [
-            self._decode(np.asarray(tokens[i:i + self.n_ubatch], np.int32), seq, pos + i)
+            self._decode(np.asarray(tokens[i : i + self.n_ubatch], np.int32), seq, pos + i)
             for i in range(0, len(tokens), self.n_ubatch)
         ]
         return np.concatenate(parts)
@@ -121,7 +107,7 @@ class Llm:
         finally:
             lib.llama_batch_free(batch)
         if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}: " + "".join(text for _, text in log[-3:]))
+            raise RuntimeError(f"llama_decode returned {status}: {native.recent_errors()}")
         logits = lib.llama_get_logits(self.ctx)
         return np.ctypeslib.as_array(logits, (n, self.n_vocab)).copy()
 
@@ -152,7 +138,7 @@ class Llm:
         else:
             n = lib.llama_state_seq_set_data(self.ctx, buffer, len(state), seq)
         if n != len(state):
-            raise RuntimeError(f"state of {len(state)} bytes, {n} read: " + "".join(text for _, text in log[-3:]))
+            raise RuntimeError(f"state of {len(state)} bytes, {n} read: {native.recent_errors()}")
 
     def seq_cp(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         lib.llama_memory_seq_cp(self.memory, source, target, p0, p1)
@@ -167,14 +153,13 @@ class Llm:
 
     @property
     def n_layer(self) -> int:
-        return compaction().llama_memory_compact_n_layer(self.ctx)
+        return native.compact_n_layer(self.ctx)
 
     def n_cells(self, seq: int = 0) -> int:
-        return compaction().llama_memory_seq_n_cells(self.ctx, seq)
+        return native.seq_n_cells(self.ctx, seq)
 
     def reason(self) -> str | None:
-        text = compaction().llama_memory_compact_reason(self.ctx)
-        return None if text is None else text.decode()
+        return native.compact_reason(self.ctx)
 
     def compact(self, keep: np.ndarray, *, seq: int = 0) -> int:
         """Compact by keep [n_layer, n_kept]; returns the status."""
@@ -183,5 +168,5 @@ class Llm:
 
     def compact_raw(self, seq: int, keep: np.ndarray | None, n_keep: int, n_layer: int, n_kept: int) -> int:
         """The bare call, for arguments that no honest caller would pass."""
-        pointer = None if keep is None else keep.ctypes.data_as(ctypes.c_void_p)
+        pointer = None if keep is None else keep.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         return compaction().llama_memory_seq_compact(self.ctx, seq, pointer, n_keep, n_layer, n_kept)

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from checks import check_compacted, random_plan
-from kv_oracle import attention_layers
-from kv_state import parse_seq
-from llm import ERR_UNSUPPORTED, OK, TYPES, Llm
+from native.checks import check_compacted, random_plan
+from native.kv_state import parse_seq
+from native.llm import ERR_UNSUPPORTED, KV_TYPES, OK, Llm
+from reference.kv_oracle import attention_layers
 
 pytestmark = pytest.mark.native
 
 ARCHS = [
-    "llama", "llama-hd32", "llama-hd96", "llama-hd128", "llama-hd192", "llama-freqs", "llama-yarn", "smollm3",
-    "qwen2", "qwen2-yarn", "qwen3", "chatglm", "phi2", "phi3", "openelm", "deci", "deci-empty",
+    "llama",
+    "llama-hd32",
+    "llama-hd96",
+    "llama-hd128",
+    "llama-hd192",
+    "llama-freqs",
+    "llama-yarn",
+    "smollm3",
+    "qwen2",
+    "qwen2-yarn",
+    "qwen3",
+    "chatglm",
+    "phi2",
+    "phi3",
+    "openelm",
+    "deci",
+    "deci-empty",
 ]
 # quantized V needs flash attention: upstream refuses the rest itself
-KV = [(k, k, True) for k in TYPES] + [(k, v, False) for k in TYPES for v in ("f16",)] + [
-    ("f32", "f32", False), ("f32", "bf16", False), ("q8_0", "q4_0", True), ("f16", "q8_0", True)]
+KV = (
+    [(k, k, True) for k in KV_TYPES]
+    + [(k, v, False) for k in KV_TYPES for v in ("f16",)]
+    + [("f32", "f32", False), ("f32", "bf16", False), ("q8_0", "q4_0", True), ("f16", "q8_0", True)]
+)
 
 
 def compacted(path, rng, *, n=150, n_kept=70, n_pinned=4, times=1, **options):
     """Compact random tokens `times` times, growing between; check every step."""
     with Llm(path, **options) as llm:
         layers = attention_layers(path, llm.n_ctx_seq)
-        assert llm.reason() is None and llm.n_layer == len(layers)
+        assert llm.reason() is None
+        assert llm.n_layer == len(layers)
         for _ in range(times):
             llm.decode(rng.integers(0, llm.n_vocab, n - llm.n_cells()))
             before = parse_seq(llm.state(0)).full
@@ -52,7 +71,9 @@ def test_rows_of_an_odd_number_of_half_words_are_refused(kind, tiny):
     with Llm(tiny("llama-hd96", n_head_kv=1), type_k=kind, type_v=kind, flash_attn=True) as llm:
         llm.decode([1, 2, 3])
         before = llm.state()
-        assert "multiple of 4 bytes" in llm.reason() and llm.n_layer == 0 and llm.n_cells() == 0
+        assert "multiple of 4 bytes" in llm.reason()
+        assert llm.n_layer == 0
+        assert llm.n_cells() == 0
         assert llm.compact(np.zeros((4, 1))) == ERR_UNSUPPORTED
         assert llm.state() == before
 
@@ -96,7 +117,8 @@ def test_positions_with_a_gap(flash_attn, tiny, rng):
     with Llm(path, flash_attn=flash_attn) as llm:
         layers = attention_layers(path, llm.n_ctx_seq)
         llm.decode(rng.integers(0, llm.n_vocab, 100))
-        assert llm.seq_rm(0, 20, 50) and llm.n_cells() == 70
+        assert llm.seq_rm(0, 20, 50)
+        assert llm.n_cells() == 70
         before = parse_seq(llm.state(0)).full
         keep = random_plan(rng, len(layers), 70, 40, 3)
         assert llm.compact(keep) == OK

@@ -1,13 +1,22 @@
-"""The oracle itself, against llama.cpp without any compaction: state parser, RoPE, Hadamard basis, numpy forward pass."""
+"""The oracle itself, against llama.cpp without any compaction: state parser, RoPE, Hadamard basis, forward pass."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from kv_oracle import attention_layers, change_basis, hadamard, hadamard_size, key_bound, largest, moved_keys, worst
-from kv_state import parse_seq
-from llm import TYPES, Llm
-from tiny_forward import TinyForward
+from native.kv_state import parse_seq
+from native.llm import KV_TYPES, Llm, type_number
+from reference.kv_oracle import (
+    attention_layers,
+    change_basis,
+    hadamard,
+    hadamard_size,
+    key_bound,
+    largest,
+    moved_keys,
+    worst,
+)
+from reference.tiny_forward import TinyForward
 
 pytestmark = pytest.mark.native
 
@@ -97,11 +106,13 @@ def test_a_damaged_state_is_refused(damage, tiny):
         parse_seq(b"\0" + blob[1:] if damage == "magic" else blob[:-200])
 
 
-@pytest.mark.parametrize("kind", sorted(TYPES))
+@pytest.mark.parametrize("kind", KV_TYPES)
 def test_every_kv_type_can_be_read(kind, tiny, rng):
     with Llm(tiny("llama"), type_k=kind, type_v=kind, flash_attn=True) as llm:
         llm.decode(rng.integers(0, llm.n_vocab, 10))
         cache = parse_seq(llm.state(0)).full
     for rows in (*cache.k, *cache.v):
-        assert rows.type == TYPES[kind] and rows.values().shape == (10, 128)
-        assert np.isfinite(rows.values()).all() and rows.values().std() > 0.3
+        assert rows.type == type_number(kind)
+        assert rows.values().shape == (10, 128)
+        assert np.isfinite(rows.values()).all()
+        assert rows.values().std() > 0.3

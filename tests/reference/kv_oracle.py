@@ -1,9 +1,9 @@
 """Slow twin of the native compaction, in numpy, from the model file and the bytes of the cache alone.
 
-What a compaction must do to one layer: cell i of the result is cell keep[i] of the source. V is moved, byte for byte. K is moved
-byte for byte where its position stays; where it moves, the stored row is taken back to numbers, rotated by new minus
-old position, and stored again. A quantized K lives in a Hadamard-rotated basis when the head size is a multiple of 64
-(llama_kv_cache::build_input_k_rot), so the rotation has to leave that basis and return to it.
+What a compaction must do to one layer: cell i of the result is cell keep[i] of the source. V is moved, byte for byte.
+K is moved byte for byte where its position stays; where it moves, the stored row is taken back to numbers, rotated by
+new minus old position, and stored again. A quantized K lives in a Hadamard-rotated basis when the head size is a
+multiple of 64 (llama_kv_cache::build_input_k_rot), so the rotation has to leave that basis and return to it.
 
 RoPE follows ggml_rope (rope_yarn in ggml/src/ggml-cpu/ops.cpp) and the YaRN paper (arXiv 2309.00071, section 3.2), in
 float64. YaRN's factor on the magnitude belongs to the first rotation only: turning a key again must not scale it again.
@@ -19,9 +19,21 @@ import numpy as np
 
 # pairs of neighbours, or of elements half the rotated width apart (llama_model_rope_type in src/llama-model.cpp)
 ROPE_KIND = {
-    "llama": "norm", "smollm3": "norm", "chatglm": "norm", "cohere2": "norm", "deci": "norm",
-    "qwen2": "neox", "qwen3": "neox", "phi2": "neox", "phi3": "neox", "gemma2": "neox", "gemma3": "neox",
-    "openelm": "neox", "lfm2": "neox", "falcon-h1": "neox", "hunyuan-dense": "neox",
+    "llama": "norm",
+    "smollm3": "norm",
+    "chatglm": "norm",
+    "cohere2": "norm",
+    "deci": "norm",
+    "qwen2": "neox",
+    "qwen3": "neox",
+    "phi2": "neox",
+    "phi3": "neox",
+    "gemma2": "neox",
+    "gemma3": "neox",
+    "openelm": "neox",
+    "lfm2": "neox",
+    "falcon-h1": "neox",
+    "hunyuan-dense": "neox",
     "jamba": "none",
 }
 
@@ -69,7 +81,8 @@ class Rope:
         cos, sin = np.cos(angle), np.sin(angle)
         half = self.n_rot // 2
         first, second = (
-            (slice(0, self.n_rot, 2), slice(1, self.n_rot, 2)) if self.kind == "norm"
+            (slice(0, self.n_rot, 2), slice(1, self.n_rot, 2))
+            if self.kind == "norm"
             else (slice(0, half), slice(half, self.n_rot))
         )
         out = rows.copy()
@@ -148,9 +161,7 @@ def change_basis(rows: np.ndarray, n: int) -> np.ndarray:
     return rows if n == 1 else (rows.reshape(*rows.shape[:-1], -1, n) @ hadamard(n)).reshape(rows.shape)
 
 
-def moved_keys(
-    values: np.ndarray, kind: gguf.GGMLQuantizationType, layer: Layer, delta: np.ndarray
-) -> np.ndarray:
+def moved_keys(values: np.ndarray, kind: gguf.GGMLQuantizationType, layer: Layer, delta: np.ndarray) -> np.ndarray:
     """Exact result of moving stored key rows [n, n_embd] by `delta` [n] positions, still in the stored basis."""
     if values.shape[1] == 0:
         return values.astype(np.float64)
@@ -160,15 +171,13 @@ def moved_keys(
     return turned.reshape(values.shape)
 
 
-def key_bound(
-    raw: np.ndarray, kind: gguf.GGMLQuantizationType, exact: np.ndarray, delta: np.ndarray
-) -> np.ndarray:
+def key_bound(raw: np.ndarray, kind: gguf.GGMLQuantizationType, exact: np.ndarray, delta: np.ndarray) -> np.ndarray:
     """Largest honest difference between a stored key element and its exact value, [n, n_embd].
 
     Two parts. Arithmetic in f32: ggml multiplies angles up step by step, which costs about 4e-7 of the angle
     (at most |delta| radians), and sums up to 256 products of a Hadamard row. Storage: half a step of the format,
-    a whole step for q4_0 and q5_0, whose range ends one step short on one side, and for iq4_nl, whose scale is fitted, the
-    overhang of 14 units on its short side plus a fifth for the fit; and what f16 does to scale and offset.
+    a whole step for q4_0 and q5_0, whose range ends one step short on one side, and for iq4_nl, whose scale is fitted,
+    the overhang of 14 units on its short side plus a fifth for the fit; and what f16 does to scale and offset.
     """
     types = gguf.GGMLQuantizationType
     size = np.abs(exact).max(axis=1, keepdims=True) if exact.size else np.zeros((len(exact), 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from kv_oracle import attention_layers
+from .kv_oracle import attention_layers
 
 EPS = 1e-5
 

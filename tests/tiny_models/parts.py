@@ -63,8 +63,15 @@ def begin(net: Net, s: Sizes, *, tied: bool = False, layer_norm: bool = False) -
 
 
 def attention(
-    net: Net, s: Sizes, il: int, *, fused: bool = False, bias: bool = False, out_bias: bool = False,
-    qk_norm: bool = False, n_in: int | None = None,
+    net: Net,
+    s: Sizes,
+    il: int,
+    *,
+    fused: bool = False,
+    bias: bool = False,
+    out_bias: bool = False,
+    qk_norm: bool = False,
+    n_in: int | None = None,
 ) -> None:
     """Query, key, value and output projections of layer `il`."""
     blk = f"blk.{il}."

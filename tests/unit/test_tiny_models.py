@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import gguf
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from any directory and in any import mode
-
-from tiny_models import NAMES, VARIANTS, cached, make  # noqa: E402
-from tiny_models.vocab import CONTROL, byte_symbols  # noqa: E402
+from tiny_models import NAMES, VARIANTS, cached, make
+from tiny_models.vocab import CONTROL, byte_symbols
 
 
 def read(path):
@@ -71,18 +65,21 @@ def test_half_precision_keeps_norms_in_f32(tmp_path):
 def test_byte_level_vocabulary(tmp_path):
     metadata, tensors = read(make("llama", tmp_path / "tiny.gguf", vocab="bpe"))
     tokens = metadata["tokenizer.ggml.tokens"]
-    assert len(set(byte_symbols())) == 256 and tokens[:256] == byte_symbols()
-    assert tokens[-len(CONTROL):] == CONTROL
+    assert len(set(byte_symbols())) == 256
+    assert tokens[:256] == byte_symbols()
+    assert tokens[-len(CONTROL) :] == CONTROL
     assert tensors["token_embd.weight"].shape[0] == tensors["output.weight"].shape[0] == len(tokens)
     assert tokens[metadata["tokenizer.ggml.eos_token_id"]] == "<|im_end|>"
     for merge in metadata["tokenizer.ggml.merges"]:
-        assert merge.replace(" ", "") in tokens and all(half in tokens for half in merge.split(" "))
+        assert merge.replace(" ", "") in tokens
+        assert all(half in tokens for half in merge.split(" "))
 
 
 def test_cached_makes_a_model_once(tmp_path):
     path = cached(tmp_path, "llama", n_layer=2)
     stamp = path.stat().st_mtime_ns
-    assert cached(tmp_path, "llama", n_layer=2) == path and path.stat().st_mtime_ns == stamp
+    assert cached(tmp_path, "llama", n_layer=2) == path
+    assert path.stat().st_mtime_ns == stamp
     assert cached(tmp_path, "llama", n_layer=3) != path
 
 

@@ -1,0 +1,496 @@
+"""The command line on the fake engine: what it prints where, which exit code, and what reaches the engine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lacache_app import cli, options
+from lacache_app.commands import demo
+from lacache_app.summarize import INSTRUCTION
+from loopback_hub import gguf_bytes
+
+from lacache_gguf.errors import (
+    DamagedModel,
+    DownloadError,
+    MemoryFull,
+    ModelNotFound,
+    OutOfMemory,
+    PolicyError,
+    UnsupportedModel,
+    UsageError,
+)
+
+MODEL = {
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
+}
+
+
+@pytest.fixture(autouse=True)
+def model(tmp_path, monkeypatch) -> Path:
+    """A GGUF file with SmolLM2's geometry, given by LLAMA_ARG_MODEL so that commands find it without the real one."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes(metadata=MODEL))
+    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
+    return path
+
+
+@pytest.fixture
+def page(tmp_path) -> str:
+    """A text file."""
+    path = tmp_path / "page.txt"
+    path.write_text("A page of text. " * 100, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def lacache(capsys):
+    """lacache(*args) -> (exit code, stdout, stderr)."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = cli.main(args)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def child(*args: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=60, **more)  # type: ignore[call-overload]
+
+
+# ---- help, version, usage --------------------------------------------------------------------------------------------
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from lacache_app.cli import main; code = main(sys.argv[1:]);"
+        "heavy = {'numpy', 'llama_cpp', 'rich', 'huggingface_hub', 'jinja2'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    for args in (["--help"], *([command, "--help"] for command in cli.COMMANDS)):
+        result = child("-c", code, *args)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("usage: lacache")
+
+
+def test_version(lacache):
+    import lacache_gguf
+
+    assert lacache("--version") == (0, f"lacache-gguf {lacache_gguf.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_with_examples(lacache, command):
+    code, out, _ = lacache(command, "--help")
+    assert code == 0
+    assert "--verbose" in out
+    assert f"lacache {command}" in out or command == "doctor"
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ((), "usage: lacache"),
+        (("frobnicate",), "frobnicate"),
+        (("demo", "--frobnicate"), "--frobnicate"),
+        (("demo", "--tok", "5"), "--tok"),
+        (("summarize",), "FILE"),
+        (("demo", "-c", "many"), "'many' is no number of cells"),
+        (("demo", "-c", "-5"), "'-5'"),
+        (("demo", "-ctk", "q3_k"), "'q3_k' is none of f32"),
+        (("demo", "-fa", "maybe"), "'maybe' is none of on, off, auto"),
+        (("demo", "--top-p", "2"), "not a number from 0 to 1"),
+        (("demo", "--temp", "nan"), "'nan'"),
+        (("demo", "-ngl", "lots"), "'lots' is no number of layers"),
+        (("demo", "--policy", "nonsense"), "'nonsense' is unknown; choose one of full, sink_window, ladder"),
+        (("demo", "--policy", "full", "--span", "3"), "--span 3 does nothing for --policy full"),
+        (("demo", "--policy", "sink_window", "--recent", "3"), "--recent 3 does nothing"),
+        (("demo", "-c", "512", "--kv-budget", "1GiB"), "both set the KV memory"),
+        (("demo", "--kv-budget", "lots", "--span", "3"), "'lots' is not understood"),
+        (("demo", "--kv-budget", "1MiB", "--span", "3"), "256 cells"),
+        (("summarize", "no-such-file.txt"), "'no-such-file.txt'"),
+        (("summarize", "-", "-"), "only once"),
+        (("summarize", "page", "-p", " "), "the prompt is empty"),
+        (("models",), "ACTION"),
+    ],
+)
+def test_usage_errors_exit_2_in_one_line(fake_engine, lacache, args, text):
+    code, out, err = lacache(*args)
+    assert code == 2
+    assert out == ""
+    assert text in err
+    assert "Traceback" not in err
+    assert fake_engine.opened == []
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def opened(fake_engine, lacache, page, *args: str):
+    """The engine that `lacache summarize` opens with these flags."""
+    code, _, err = lacache("summarize", page, *args)
+    assert code == 0, err
+    return fake_engine.opened[-1]
+
+
+def test_defaults(fake_engine, lacache, page, model):
+    engine = opened(fake_engine, lacache, page)
+    assert engine.settings == {
+        "model": str(model),
+        "n_ctx": None,
+        "kv_budget": None,
+        "policy": None,
+        "n_ubatch": 512,
+        "type_k": "f16",
+        "type_v": "f16",
+        "flash_attn": None,
+        "n_gpu_layers": -1,
+        "n_threads": None,
+    }
+    assert engine.sampling == {"temperature": 0.3, "repeat_penalty": 1.1, "seed": 0}
+    assert engine.is_closed
+
+
+def test_flags_reach_the_engine(fake_engine, lacache, page):
+    flags = "-c 512 -ngl 7 -fa off -ctk q8_0 -ctv Q4_0 -t 3 -ub 64 --temp 0 --top-k 1 --top-p 0.5 --min-p 0.1"
+    more = "--repeat-penalty 1.5 -s 9 -n 20"
+    engine = opened(fake_engine, lacache, page, *flags.split(), *more.split())
+    expected = {
+        "n_ctx": 512,
+        "n_gpu_layers": 7,
+        "flash_attn": False,
+        "type_k": "q8_0",
+        "type_v": "q4_0",
+        "n_threads": 3,
+    }
+    assert engine.settings.items() >= {**expected, "n_ubatch": 64}.items()
+    sampling = {"temperature": 0.0, "top_k": 1, "top_p": 0.5, "min_p": 0.1, "repeat_penalty": 1.5, "seed": 9}
+    assert engine.sampling == sampling
+    assert engine.n_decoded == 20
+
+
+def test_environment_is_the_default_and_a_flag_wins(fake_engine, lacache, page, monkeypatch):
+    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "512")
+    monkeypatch.setenv("LLAMA_ARG_CACHE_TYPE_K", "q8_0")
+    monkeypatch.setenv("LLAMA_ARG_TEMPERATURE", "0.9")
+    engine = opened(fake_engine, lacache, page, "-ctk", "f32")
+    assert (engine.settings["n_ctx"], engine.settings["type_k"], engine.sampling["temperature"]) == (512, "f32", 0.9)
+    engine = opened(fake_engine, lacache, page, "--kv-budget", "64MiB")
+    assert (engine.settings["n_ctx"], engine.settings["kv_budget"]) == (None, "64MiB"), "of two ways to say it too"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LLAMA_ARG_CTX_SIZE", "big"),
+        ("LLAMA_ARG_FLASH_ATTN", "maybe"),
+        ("LLAMA_ARG_OFFLINE", "perhaps"),
+        ("LACACHE_SPAN", "0"),
+    ],
+)
+def test_a_bad_environment_variable_is_named(fake_engine, lacache, page, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    code, _, err = lacache("summarize", page)
+    assert code == 2
+    assert f"environment variable {name}: '{value}'" in err
+
+
+def test_ctx_size_0_is_the_trained_context(fake_engine, lacache, page):
+    assert opened(fake_engine, lacache, page, "-c", "0").settings["n_ctx"] == 8192
+
+
+def test_seed_minus_1_is_a_new_one_each_time(fake_engine, lacache, page):
+    seeds = {opened(fake_engine, lacache, page, "-s", "-1").sampling["seed"] for _ in range(3)}
+    assert len(seeds) == 3
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_policy_flags(fake_engine, lacache, page):
+    from lacache_gguf.policies import Full, Ladder, SinkWindow
+
+    def policy(*args: str):
+        return opened(fake_engine, lacache, page, *args).settings["policy"]
+
+    assert policy("--policy", "full") == Full()
+    assert policy("--policy", "sink-window", "--sink", "8") == SinkWindow(n_sink=8)
+    assert policy("--policy", "ladder") == Ladder(span=15, overlap=0, n_recent=512), (
+        "the engine's default for 1,024 cells"
+    )
+    assert policy("--span", "10", "--overlap", "2") == Ladder(span=10, overlap=2, n_recent=512)
+    assert policy("--recent", "100", "-c", "256") == Ladder(span=15, overlap=0, n_recent=100)
+    assert policy("--overlap", "1", "--kv-budget", "45MiB") == Ladder(span=15, overlap=1, n_recent=1024), "2,048 cells"
+    assert policy("--overlap", "1", "--kv-budget", "4096") == Ladder(span=15, overlap=1, n_recent=2048)
+
+
+def test_every_registered_policy_can_be_chosen(fake_engine, lacache, page):
+    from lacache_gguf.policies import POLICIES
+
+    for name, policy in POLICIES.items():
+        assert type(opened(fake_engine, lacache, page, "--policy", name).settings["policy"]) is policy
+
+
+# ---- summarize -------------------------------------------------------------------------------------------------------
+
+
+def test_summarize_prints_the_summary_on_stdout_and_the_table_on_stderr(fake_engine, lacache, page):
+    code, out, err = lacache("summarize", page)
+    n_read = len(fake_engine.opened[0].seen) - fake_engine.opened[0].n_decoded
+    assert (code, out) == (0, f"A summary of {n_read} tokens, café included.\n")
+    assert "KV memory of a full cache" in err
+
+
+def test_summarize_json_is_one_object_and_nothing_else(fake_engine, lacache, page):
+    code, out, err = lacache("summarize", page, "--json")
+    result = json.loads(out)
+    engine = fake_engine.opened[0]
+    assert code == 0
+    assert err == ""
+    assert out.count("\n") == 1
+    assert result["summary"] == f"A summary of {result['n_read']} tokens, café included."
+    assert result["finish_reason"] == "stop"
+    assert result["documents"] == [page]
+    assert result["n_seen"] == len(engine.seen)
+    assert result["kv_mib_full_cache"] > result["kv_mib_used_peak"]
+
+
+def test_summarize_pins_the_instruction_and_takes_another(fake_engine, lacache, page):
+    lacache("summarize", page, "-p", "List the names.")
+    engine = fake_engine.opened[0]
+    assert engine.detokenize(engine.seen[: engine.n_pinned]).endswith("List the names.\n\n")
+    assert INSTRUCTION not in engine.detokenize(engine.seen)
+
+
+def test_summarize_several_files_names_them(fake_engine, lacache, page, tmp_path):
+    (tmp_path / "b.md").write_bytes("Käse".encode("cp1252"))
+    code, _, err = lacache("summarize", page, str(tmp_path / "b.md"))
+    assert code == 0
+    assert "read as Windows-1252" in err
+    seen = fake_engine.opened[0].detokenize(fake_engine.opened[0].seen)
+    assert f"File: {page}" in seen
+    assert f"File: {tmp_path / 'b.md'}\n\nKäse" in seen
+
+
+def test_summarize_standard_input(fake_engine, lacache, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped text")))
+    assert lacache("summarize", "-")[0] == 0
+    assert "piped text" in fake_engine.opened[0].detokenize(fake_engine.opened[0].seen)
+
+
+def test_cut_summaries_say_so(fake_engine, lacache, page):
+    code, out, err = lacache("summarize", page, "-n", "9")
+    assert (code, out) == (0, "A summary\n")
+    assert "cut at -n tokens" in err
+
+
+def interrupt_at(monkeypatch, engine_class, n_done: int) -> None:
+    """Press Ctrl-C when so many tokens were read."""
+    read = engine_class.read
+
+    def read_and_interrupt(self, tokens, n_pinned=0):
+        for progress in read(self, tokens, n_pinned):
+            if progress.n_done >= n_done:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield progress
+
+    monkeypatch.setattr(engine_class, "read", read_and_interrupt)
+
+
+@pytest.mark.parametrize("is_json", [False, True])
+def test_ctrl_c_while_reading(fake_engine, lacache, page, monkeypatch, is_json):
+    interrupt_at(monkeypatch, fake_engine, 600)
+    code, out, err = lacache("summarize", page, "-ub", "100", *(["--json"] if is_json else []))
+    engine = fake_engine.opened[0]
+    assert code == 130
+    assert len(engine.seen) == 600, "it stops behind the ubatch under way"
+    assert "stopped" in err
+    assert engine.is_closed
+    if is_json:
+        result = json.loads(out)
+        assert (result["summary"], result["finish_reason"], result["n_read"]) == ("", "interrupted", 600)
+    else:
+        assert "tokens seen" in err
+
+
+def test_ctrl_c_while_writing_keeps_the_text(fake_engine, lacache, page, monkeypatch):
+    generate = fake_engine.generate
+
+    def generate_and_interrupt(self, *args, **settings):
+        for event in generate(self, *args, **settings):
+            if hasattr(event, "token") and self.n_decoded == 9:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield event
+
+    monkeypatch.setattr(fake_engine, "generate", generate_and_interrupt)
+    code, out, err = lacache("summarize", page)
+    assert (code, out) == (130, "A summary\n")
+    assert "so far is kept" in err
+
+
+# ---- demo, chat, models, doctor --------------------------------------------------------------------------------------
+
+
+def test_demo_reads_the_language_reference(fake_engine, lacache):
+    code, out, err = lacache("demo", "--tokens", "5000", "-c", "512")
+    engine = fake_engine.opened[0]
+    assert code == 0
+    assert out.startswith("A summary of ")
+    for row in ("tokens seen", "cells, peak", "KV memory used", "full cache", "compactions", "reading", "writing"):
+        assert row in out
+    assert "trained on 8,192 tokens" in err
+    assert demo.python_reference()[:4000] in engine.detokenize(engine.seen)
+    assert engine.n_cells_peak <= 512
+
+
+def test_the_reference_is_long_enough_for_the_demo():
+    assert len(demo.python_reference()) > 3 * demo.N_TOKENS, "English has fewer tokens than a third of its characters"
+
+
+def test_demo_without_the_reference(fake_engine, lacache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    code, _, err = lacache("demo")
+    assert code == 2
+    assert "lacache summarize FILE" in err
+
+
+def test_chat_from_a_pipe_answers_once(fake_engine, lacache, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Why?\nTell me.\n")))
+    code, out, err = lacache("chat", "-sys", "Be brief.")
+    assert code == 0
+    assert out.startswith("A summary of ")
+    assert out.count("\n") == 1
+    assert err == ""
+    assert fake_engine.opened[0].messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why?\nTell me."},
+    ]
+
+
+def test_chat_from_an_empty_pipe(fake_engine, lacache, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    code, _, err = lacache("chat")
+    assert code == 2
+    assert "standard input is empty" in err
+
+
+def test_models_path_and_list(lacache, model):
+    assert lacache("models", "path", str(model)) == (0, f"{model}\n", "")
+    code, out, _ = lacache("models", "list")
+    assert code == 0
+    assert "smollm2-135m" in out
+    code, out, err = lacache("models", "path", "no-such-model")
+    assert (code, out) == (3, "")
+    assert err.startswith("error: no model called 'no-such-model'")
+
+
+@pytest.fixture
+def sound_machine(monkeypatch, model):
+    """A machine on which doctor finds nothing wrong."""
+    from lacache_gguf import catalog, hub, native
+    from lacache_gguf.catalog import ResolvedModel
+
+    monkeypatch.setattr(native, "load_error", lambda: None)
+    monkeypatch.setattr(native, "lib_dir", lambda: Path("/opt/lib"))
+    monkeypatch.setattr(native, "system_info", lambda: "AVX2 = 1 |")
+    device = native.Device("CUDA0", "A GPU", "gpu", 3 << 30, 8 << 30)
+    monkeypatch.setattr(native, "devices", lambda: [device])
+    monkeypatch.setattr(catalog, "resolve", lambda _name: ResolvedModel(model, "m", "MIT", "catalog"))
+    monkeypatch.setattr(catalog, "has_sha256", lambda *_: True)
+    monkeypatch.setattr(hub, "cache_dir", lambda: model.parent / "hub")
+    return monkeypatch
+
+
+def test_doctor_on_a_sound_machine(lacache, sound_machine):
+    code, out, err = lacache("doctor")
+    assert (code, err) == (0, "")
+    assert "3.00 GiB free of 8.00 GiB" in out
+    assert "/opt/lib" in out
+    assert out.endswith("all is well\n")
+
+
+def test_doctor_names_everything_that_is_broken(lacache, sound_machine):
+    from lacache_gguf import catalog, native
+
+    sound_machine.setattr(native, "load_error", lambda: "the library was not found; build it")
+    sound_machine.setattr(catalog, "has_sha256", lambda *_: False)
+    code, out, _ = lacache("doctor")
+    assert code == 1
+    assert "problem with the library: the library was not found; build it" in out
+    assert "problem with the model" in out
+    assert "force-reinstall" in out
+    assert "hub cache  " in out, "what works is still shown"
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError, 2),
+        (PolicyError, 2),
+        (ModelNotFound, 3),
+        (OutOfMemory, 4),
+        (DamagedModel, 5),
+        (UnsupportedModel, 6),
+        (MemoryFull, 7),
+        (DownloadError, 8),
+        (MemoryError, 4),
+        (PermissionError, 1),
+        (RuntimeError, 70),
+        (KeyboardInterrupt, 130),
+    ],
+)
+def test_exit_codes(lacache, page, monkeypatch, error, code):
+    def fail(*_args):
+        raise error("the value 7 is wrong; give 8")
+
+    monkeypatch.setattr(options, "open_engine", fail)
+    got, out, err = lacache("summarize", page)
+    assert (got, out) == (code, "")
+    assert "Traceback" not in err
+    if error not in (MemoryError, KeyboardInterrupt):
+        assert "the value 7 is wrong; give 8" in err
+    assert err.count("\n") == 1
+
+
+def test_verbose_shows_the_traceback(lacache, page, monkeypatch):
+    def fail(*_args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(options, "open_engine", fail)
+    code, _, err = lacache("summarize", page, "--verbose")
+    assert code == 70
+    assert "Traceback" in err
+
+
+def test_a_model_that_is_not_there_exits_3_and_a_damaged_one_5(lacache, page, tmp_path):
+    assert lacache("summarize", page, "-m", "no.gguf")[0] == 3
+    (tmp_path / "text.gguf").write_text("not a model")
+    code, _, err = lacache("summarize", page, "-m", str(tmp_path / "text.gguf"))
+    assert code == 5
+    assert "a text file" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE there")
+def test_a_closed_pipe_is_quiet():
+    command = f"{sys.executable} -m lacache_app.cli summarize --help | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(3):  # whether the pipe is closed in time is a race; none of its outcomes is noisy
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert result.stderr == ""
+        assert result.returncode in (0, 141)
+
+
+def test_module_can_be_run(model):
+    result = child("-m", "lacache_app.cli", "models", "path", str(model))
+    assert result.stdout == f"{model}\n"
