@@ -60,7 +60,7 @@ class ChatSession:
     def answer(self, text: str) -> bool:
         """Stream the answer to a message; False if Ctrl-C stopped it. What was said until then stays said."""
         self.messages.append({"role": "user", "content": text})
-        written = ""
+        written, is_stopped = "", False
         try:
             with stop_on_ctrl_c() as stop, self.terminal.reading(is_brief=True) as on_progress:
 
@@ -72,22 +72,23 @@ class ChatSession:
                 stream = self.engine.chat(self._all_messages(), on_progress=reading, **self.sampling)
                 for piece in stream:
                     written += piece
-                    self.terminal.write(piece)
+                    self.terminal.stream(piece)
                     if stop.requested:
                         stream.close()
                         raise _Stopped
-            if self.engine.stats.finish_reason == "length":
-                self.terminal.note("\n(cut at -n tokens)")
-            return True
         except _Stopped:
-            self.terminal.note("\n(stopped)" if written else "(stopped before the answer)")
-            return False
+            is_stopped = True
         finally:
             if written:
-                self.terminal.write("\n")
+                self.terminal.end_stream()
                 self.messages.append({"role": "assistant", "content": written})
             else:
                 self.messages.pop()
+        if is_stopped:
+            self.terminal.note("(stopped)" if written else "(stopped before the answer)")
+        elif self.engine.stats.finish_reason == "length":
+            self.terminal.note("(cut at -n tokens)")
+        return not is_stopped
 
     def _all_messages(self) -> list[dict[str, str]]:
         return [{"role": "system", "content": self.system}, *self.messages] if self.system else list(self.messages)

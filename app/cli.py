@@ -23,6 +23,9 @@ examples:
   curl -s URL | lacache summarize - --json      ... or standard input, as one JSON object
   lacache chat -m user/repo:Q4_K_M --kv-budget 1GiB
   lacache doctor                                what is installed and what is wrong
+
+exit codes: 0 done, 1 broken installation, 2 usage, 3 no such model, 4 out of memory, 5 damaged model,
+  6 model that cannot be compacted, 7 memory full, 8 download failed, 130 interrupted
 """
 
 
@@ -43,7 +46,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         import lacache_gguf
 
-        parser.exit(0, f"lacache-gguf {lacache_gguf.__version__}\n")
+        print(f"lacache-gguf {lacache_gguf.__version__}")
+        parser.exit(0)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -173,13 +173,17 @@ def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
         value = None if has_memory_flag and option.dest in ("ctx_size", "kv_budget") else os.environ.get(option.env)
         filled = _from_environment(option.env, option.parse, value) if value else None
         setattr(args, option.dest, defaults.get(option.dest, option.default) if filled is None else filled)
-    if args.offline is None:
-        args.offline = _from_environment("LLAMA_ARG_OFFLINE", _switch, os.environ.get("LLAMA_ARG_OFFLINE") or "0")
+    args.offline = is_offline(args)
     if args.ctx_size is not None and args.kv_budget is not None:
         raise UsageError(
             f"environment variables LLAMA_ARG_CTX_SIZE={args.ctx_size} and LACACHE_KV_BUDGET={args.kv_budget} both set "
             "the KV memory; unset one, or give -c or --kv-budget"
         )
+
+
+def is_offline(args: argparse.Namespace) -> bool:
+    """Whether --offline or LLAMA_ARG_OFFLINE was given."""
+    return args.offline or _from_environment("LLAMA_ARG_OFFLINE", _switch, os.environ.get("LLAMA_ARG_OFFLINE") or "0")
 
 
 def _from_environment(name: str, parse: Callable[[str], Any], value: str) -> Any:
@@ -203,12 +207,13 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def find_model(args: argparse.Namespace, terminal: Terminal) -> Any:
     """The ResolvedModel that -m names, fetched from the hub with a progress bar if it is not there yet."""
-    if args.offline:
+    offline = is_offline(args)
+    if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported, which has not happened yet
     from lacache_gguf.catalog import resolve
 
     with terminal.downloading() as on_progress:
-        return resolve(args.model, allow_download=not args.offline, on_progress=on_progress)
+        return resolve(args.model, allow_download=not offline, on_progress=on_progress)
 
 
 def engine_settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:
@@ -240,7 +245,9 @@ def open_engine(args: argparse.Namespace, terminal: Terminal) -> Engine:
         from lacache_gguf import native
 
         native.set_verbose(True)
-    return engine_class()(**engine_settings(args, find_model(args, terminal)))
+    settings = engine_settings(args, find_model(args, terminal))
+    with terminal.waiting(f"loading {settings['model']} ..."):
+        return engine_class()(**settings)
 
 
 def _n_ctx(args: argparse.Namespace, model: Any) -> int | None:

@@ -46,7 +46,7 @@ class LineReader:
             text, self._next = self._next if self._next is not None else self._line("> "), None
             while text.endswith("\\"):
                 text = text[:-1] + "\n" + self._line(". ")
-            while _is_pasting():
+            while not text.startswith("/") and _is_pasting():
                 line = self._line("")
                 if line.startswith("/"):  # typed ahead, not pasted
                     self._next = line

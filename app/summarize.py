@@ -10,7 +10,7 @@ What it does not know: how the memory is bounded; a document many times longer t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def summarize(
     max_tokens: int | None = None,
     n_document_max: int | None = None,
     **sampling: Any,
-) -> Iterator[Progress | Step]:
+) -> Generator[Progress | Step, None, None]:
     """Read `text` with a fresh memory, then write the summary. Closing the generator stops it, also while reading.
 
     `sampling` goes to Engine.generate (temperature, top_k, seed, ...).

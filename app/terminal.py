@@ -7,6 +7,7 @@ What it does not know: models, engines, documents.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
+
+from lacache_app.wrap import WordWrap
 
 if TYPE_CHECKING:
     from lacache_gguf.events import Progress
@@ -30,6 +33,7 @@ class Terminal:
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out, self.err = out or sys.stdout, err or sys.stderr
         self.is_tty = self.err.isatty() and os.environ.get("TERM") != "dumb"
+        self._wrap = WordWrap(shutil.get_terminal_size().columns) if self.out.isatty() else None
 
     def note(self, text: str) -> None:
         """A line for the user that is no result."""
@@ -39,6 +43,14 @@ class Terminal:
         """Part of the result, shown at once."""
         self.out.write(text)
         self.out.flush()
+
+    def stream(self, text: str) -> None:
+        """A piece of running text, shown at once; a terminal gets it broken between words."""
+        self.write(self._wrap.push(text) if self._wrap else text)
+
+    def end_stream(self) -> None:
+        """The running text is over."""
+        self.write((self._wrap.flush() if self._wrap else "") + "\n")
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Two aligned columns."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from lacache_gguf import hub
 from lacache_gguf.errors import DamagedModel, DownloadError, LacacheError, ModelNotFound
 from lacache_gguf.gguf_header import GgufHeader, read_header, shard_paths
+from lacache_gguf.hub_names import HubRef, parse_ref
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -105,7 +106,7 @@ def has_sha256(path: Path, sha256: str) -> bool:
 
 
 def resolve(
-    model: str | os.PathLike[str], *, allow_download: bool = False, on_progress: hub.Progress | None = None
+    model: str | os.PathLike[str], *, allow_download: bool = False, on_progress: hub.OnProgress | None = None
 ) -> ResolvedModel:
     """Find the file that `model` names: an existing path, a catalog name, or `user/repo[:QUANT]` on the model hub.
 
@@ -121,15 +122,15 @@ def resolve(
         return ResolvedModel(first, first.name, None, "path")
     if card is not None:
         return _resolve_card(card, allow_download, on_progress)
-    ref = hub.parse_ref(text)
+    ref = parse_ref(text)
     if ref is None or text.startswith((".", "/", "~")):
         raise ModelNotFound(_unknown(text))
     return _resolve_hub(ref, allow_download, on_progress)
 
 
-def _resolve_card(card: ModelCard, allow_download: bool, on_progress: hub.Progress | None) -> ResolvedModel:
+def _resolve_card(card: ModelCard, allow_download: bool, on_progress: hub.OnProgress | None) -> ResolvedModel:
     if card.source == "hub":
-        found = _resolve_hub(hub.HubRef(card.repo, card.file), allow_download, on_progress)
+        found = _resolve_hub(HubRef(card.repo, card.file), allow_download, on_progress)
         return ResolvedModel(found.path, card.id, card.licence, "catalog")
     path = embedded_path(card)
     if path is None:
@@ -146,7 +147,7 @@ def _resolve_card(card: ModelCard, allow_download: bool, on_progress: hub.Progre
     return ResolvedModel(path, card.id, card.licence, "catalog")
 
 
-def _resolve_hub(ref: hub.HubRef, allow_download: bool, on_progress: hub.Progress | None) -> ResolvedModel:
+def _resolve_hub(ref: HubRef, allow_download: bool, on_progress: hub.OnProgress | None) -> ResolvedModel:
     cached, licence = hub.find_cached(ref), None
     if cached is not None:
         path, variant = cached

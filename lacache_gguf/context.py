@@ -95,8 +95,10 @@ class Context:
             raise UsageError(f"a batch of {n} tokens; give 1 to {self.n_batch}")
         chunk = np.asarray(tokens, dtype=np.int64)
         if chunk.min() < 0 or chunk.max() >= self.model.n_vocab:
-            raise UsageError(f"token {chunk[(chunk < 0) | (chunk >= self.model.n_vocab)][0]} is not in this model's "
-                             f"vocabulary of {self.model.n_vocab}")
+            raise UsageError(
+                f"token {chunk[(chunk < 0) | (chunk >= self.model.n_vocab)][0]} is not in this model's "
+                f"vocabulary of {self.model.n_vocab}"
+            )
         self._token[:n] = chunk
         self._pos[:n] = np.arange(pos, pos + n)
         self._logits[:n] = all_logits
@@ -129,5 +131,3 @@ def _init_error(log: str, n_ctx: int, type_k: str, type_v: str) -> Exception:
     if "flash" in text.lower() or "V cache" in text or "type" in text:
         return UsageError(f"K in {type_k} and V in {type_v} cannot be used: {text}; try f16 or flash attention on")
     return UnsupportedModel(f"llama.cpp cannot make a context: {text}")
-
-

@@ -18,6 +18,7 @@ import numpy as np
 from lacache_gguf import native
 from lacache_gguf.catalog import resolve
 from lacache_gguf.context import Context
+from lacache_gguf.conversation import Conversation
 from lacache_gguf.errors import UnsupportedModel, UsageError
 from lacache_gguf.events import Progress, Stats, Step
 from lacache_gguf.kv_budget import KvGeometry, parse_budget
@@ -28,7 +29,6 @@ from lacache_gguf.sampling import Sampler, Sampling, log_softmax, nll
 from lacache_gguf.stream import TextStream
 
 _N_CTX_DEFAULT = 1024
-_N_BLOCK = 64  # cells freed at a time while decoding: the price of a compaction is spread over as many tokens
 
 
 class Engine:
@@ -133,7 +133,7 @@ class Engine:
         self._memory.reset()
         self._pending: list[int] = []  # sampled, not yet fed
         self._has_logits = False
-        self._transcript: str | None = ""  # prompt and answers as fed, None once raw tokens were mixed in
+        self._conversation = Conversation(self._model)
         self._seconds = {"read": 0.0, "decode": 0.0, "sample": 0.0}
         self._n_read = self._n_decoded = 0
         self._finish_reason: str | None = None
@@ -169,7 +169,8 @@ class Engine:
 
     @property
     def held(self) -> np.ndarray:
-        """Which token (counted as fed) every cell holds: int32 [n_layer, n_cells], read-only, valid until the next step."""
+        """Which token (counted as fed) every cell holds: int32 [n_layer, n_cells], read-only, valid until the next
+        step."""
         return self._memory.held
 
     @property
@@ -201,14 +202,16 @@ class Engine:
         n_pinned: the first tokens of the memory that are never thinned; only before anything was read.
         Raises MemoryFull if the policy cannot make room, UsageError for a token outside the vocabulary.
         """
-        self._transcript = None
+        self._conversation.transcript = None
         yield from self._read(tokens, n_pinned)
 
     def _read(self, tokens: Sequence[int], n_pinned: int) -> Iterator[Progress]:
         memory = self._memory
         if n_pinned:
             if memory.n_seen:
-                raise UsageError(f"{memory.n_seen} tokens were read already; n_pinned counts from the first, so reset() before")
+                raise UsageError(
+                    f"{memory.n_seen} tokens were read already; n_pinned counts from the first: reset() before"
+                )
             memory.pin(n_pinned)
         tokens = np.asarray([*self._pending, *tokens], dtype=np.int64)
         self._pending = []
@@ -222,11 +225,9 @@ class Engine:
             seconds += spent
             self._seconds["read"] += spent
             self._n_read += len(chunk)
-            yield Progress(
-                first + len(chunk), len(tokens), memory.n_cells, self.n_ctx, memory.n_compactions, seconds
-            )
+            yield Progress(first + len(chunk), len(tokens), memory.n_cells, self.n_ctx, memory.n_compactions, seconds)
 
-    def _feed(self, chunk: Sequence[int], n_block: int = 1, all_logits: bool = False) -> None:
+    def _feed(self, chunk: Sequence[int], n_block: int | None = None, all_logits: bool = False) -> None:
         """Make room, decode, count: the only place where cells come and go."""
         self._has_logits = False
         self._memory.make_room(len(chunk), n_block)
@@ -259,7 +260,7 @@ class Engine:
         settings = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, self.seed if seed is None else seed)
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"max_tokens is {max_tokens}; give 0 or more, or None for no limit")
-        self._transcript = None
+        self._conversation.transcript = None
         yield from self._generate(tokens, n_pinned, max_tokens, settings, stop, logprobs)
 
     def _generate(
@@ -282,7 +283,7 @@ class Engine:
             while max_tokens is None or n < max_tokens:
                 if self._pending:
                     start = time.perf_counter()
-                    self._feed(self._pending, n_block=min(_N_BLOCK, self.n_ctx // 16))
+                    self._feed(self._pending)
                     self._pending = []
                     self._seconds["decode"] += time.perf_counter() - start
                 start = time.perf_counter()
@@ -339,13 +340,13 @@ class Engine:
         settings = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, self.seed if seed is None else seed)
         prompt = self.render(messages)
         contents = [message["content"] for message in messages]
-        if self._transcript and prompt.startswith(self._transcript) and len(prompt) > len(self._transcript):
-            tokens, n_pinned = self._model.tokenize_prompt(prompt[len(self._transcript) :], contents[-1:]), 0
-        else:
+        n_pinned = 0
+        tokens = self._conversation.new_part(prompt, contents)
+        if tokens is None:
             self.reset()
-            tokens, n_pinned = self._prompt_tokens(prompt, contents), self._n_system(messages)
+            tokens, n_pinned = self._conversation.whole(prompt, contents), self._conversation.n_system(messages)
         # while it is being read the transcript is unknown: a stopped read must not be taken for a whole one
-        self._transcript = None
+        self._conversation.transcript = None
         written = ""
         for event in self._generate(tokens, n_pinned, max_tokens, settings, stop, 0):
             if isinstance(event, Progress):
@@ -353,24 +354,9 @@ class Engine:
                     on_progress(event)
                 continue
             written += event.text
-            self._transcript = prompt + written
+            self._conversation.transcript = prompt + written
             if event.text:
                 yield event.text
-
-    def _prompt_tokens(self, prompt: str, contents: Sequence[str]) -> list[int]:
-        tokens, bos = self._model.tokenize_prompt(prompt, contents), self._model.bos_tokens
-        return tokens if tokens[: len(bos)] == bos else [*bos, *tokens]
-
-    def _n_system(self, messages: Sequence[dict]) -> int:
-        """Tokens of the leading system message: what its prompt and one with another user text have in common."""
-        if not messages or messages[0]["role"] != "system":
-            return len(self._model.bos_tokens)
-        prompts = [
-            self._prompt_tokens(self.render([messages[0], {"role": "user", "content": text}]), [messages[0]["content"], text])
-            for text in ("0", "A")
-        ]
-        pairs = zip(*prompts, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(map(len, prompts)))
 
     # ---- measuring -------------------------------------------------------------------------------------------------
 
@@ -384,16 +370,15 @@ class Engine:
         tokens = np.asarray(tokens, dtype=np.int64)
         if tokens.ndim != 1 or len(tokens) < 2:
             raise UsageError(f"nll needs at least 2 tokens in one row, got an array of shape {tokens.shape}")
-        n_most = self._memory.policy.n_free_max(self.n_layer, self.n_ctx) or self.n_ctx
-        if not 1 <= n_ubatch <= min(n_most, self._context.n_batch):
-            raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {min(n_most, self._context.n_batch)}")
+        n_most = self.policy.n_free_max(self.n_layer, self.n_ctx) or self.n_ctx
+        if not 1 <= n_ubatch <= n_most:
+            raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {n_most}")
         self.reset()
-        self._transcript = None
         result = np.empty(len(tokens) - 1, dtype=np.float32)
         for first in range(0, len(result), n_ubatch):
             chunk = tokens[first : min(first + n_ubatch, len(result))]
             start = time.perf_counter()
-            self._feed(chunk, all_logits=True)
+            self._feed(chunk, n_block=1, all_logits=True)
             self._seconds["read"] += time.perf_counter() - start
             self._n_read += len(chunk)
             targets = tokens[first + 1 : first + 1 + len(chunk)]

@@ -1,118 +1,25 @@
-"""Models named `user/repo:QUANT` on the Hugging Face hub.
+"""Models on the Hugging Face hub: find one in the standard cache, download it there on request.
 
-What it is: read such a name, choose the file it means, find that in the standard cache, download it there on request.
 Placing files, locks and tokens are huggingface_hub's business: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and
 HF_HUB_OFFLINE count. What it does not know: the catalog, what is in a GGUF file, how progress is shown.
-
-    >>> parse_ref("hf.co/user/repo:q4_k_m")
-    HubRef(repo='user/repo', tag='q4_k_m')
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lacache_gguf.errors import DamagedModel, DownloadError, ModelNotFound
-from lacache_gguf.gguf_header import SHARD
+from lacache_gguf.hub_names import HubRef, Variant, choose, variants
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """on_progress(file name, bytes done, bytes in all), called often while a file is being downloaded."""
 
-_REF = re.compile(
-    r"(?:https?://)?(?:(?:www\.)?(?:hf\.co|huggingface\.co)/)?"
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)/?"
-    r"(?:(?:/?(?:resolve|blob)/main/(?P<link>[^:?]+\.gguf)(?:\?[^:]*)?)|:(?P<tag>[^:]+))?"
-)
-_QUANT = re.compile(
-    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d[0-9A-Z]*(?:_[0-9A-Z]+)*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*))(?=[-.]|$)",
-    re.IGNORECASE,
-)
-_SIDECAR = re.compile(r"mmproj|imatrix|^(?:mtp|eagle3|dflash|dspark)[-.]", re.IGNORECASE)
-_PREFERRED = ("Q4_K_M", "Q8_0")  # without a tag, in this order, as llama.cpp does
-
-
-@dataclass(frozen=True)
-class HubRef:
-    """A repository and what to take from it: a quant label, a file name, or None for the usual choice."""
-
-    repo: str
-    tag: str | None = None
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One loadable model in a repository: its quant label ("" where its name has none) and files, first shard first."""
-
-    quant: str
-    files: tuple[str, ...]
-
-    @property
-    def tag(self) -> str:
-        """What a user writes after the colon to get exactly this model."""
-        return self.quant or self.files[0]
-
-
-def parse_ref(text: str) -> HubRef | None:
-    """The repository that `text` names; None if it is no `user/repo[:QUANT]`, `hf.co/...` or link to a file."""
-    match = _REF.fullmatch(text.strip())
-    if match is None or ".." in match["repo"] or (match["repo"].lower().endswith(".gguf") and not match["tag"]):
-        return None
-    return HubRef(match["repo"], match["link"] or match["tag"])
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether a file name from a hub is a relative .gguf path that stays inside its folder."""
-    parts = PurePosixPath(name).parts
-    clean = name.isprintable() and not set(name) & set('\\:*?"<>|') and not name.startswith("/")
-    return clean and name.lower().endswith(".gguf") and bool(parts) and not any(p in ("..", ".") for p in parts)
-
-
-def variants(names: Sequence[str]) -> list[Variant]:
-    """The models among the file names of a repository, plainest name first; no sidecars, no incomplete shard sets."""
-    models = sorted(
-        (name for name in names if is_safe_name(name) and not _SIDECAR.search(PurePosixPath(name).name)),
-        key=lambda name: (name.count("/"), len(name), name),
-    )
-    found, present = [], set(models)
-    for name in models:
-        match = SHARD.match(name)
-        if match is None:
-            files: tuple[str, ...] = (name,)
-        elif int(match["index"]) == 1:
-            count = int(match["count"])
-            files = tuple(f"{match['stem']}-{i:05d}-of-{match['count']}{name[-5:]}" for i in range(1, count + 1))
-        else:
-            continue
-        if present.issuperset(files):
-            stem = match["stem"] if match else name[: -len(".gguf")]
-            labels = _QUANT.findall(stem)
-            found.append(Variant(labels[-1].upper() if labels else "", files))
-    return found
-
-
-def choose(ref: HubRef, names: Sequence[str], where: str) -> Variant:
-    """The variant that `ref.tag` means. Raises ModelNotFound, listing what `where` has instead."""
-    found = variants(names)
-    if not found:
-        raise ModelNotFound(f"{where} has no GGUF model in it; look for a repository whose name ends in -GGUF")
-    tags = [ref.tag] if ref.tag else list(_PREFERRED)
-    for tag in tags:
-        for variant in found:
-            if tag.casefold() in (variant.quant.casefold(), variant.files[0].casefold()):
-                return variant
-    if ref.tag is None:
-        return found[0]
-    for variant in found:  # any shard of a set names the set
-        if ref.tag in variant.files:
-            return variant
-    offered = ", ".join(dict.fromkeys(variant.tag for variant in found))
-    raise ModelNotFound(f"{where} has no {ref.tag!r}; it has: {offered}")
+_N_TRIES = 3
+_HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # of huggingface_hub's versions
 
 
 def cache_dir() -> Path:
@@ -163,13 +70,13 @@ def list_cached() -> list[tuple[HubRef, Path]]:
     return found
 
 
-def download(ref: HubRef, on_progress: Progress | None = None) -> tuple[Path, Variant, str | None]:
+def download(ref: HubRef, on_progress: OnProgress | None = None) -> tuple[Path, Variant, str | None]:
     """Fetch what `ref` names into the cache: (first file, variant, licence). What is cached is not fetched again.
 
     Raises ModelNotFound (no such repository, quant or file), DownloadError (offline, gated, no network, no disk space),
     DamagedModel (the received bytes do not have the hub's SHA-256).
     """
-    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub import HfApi, constants
 
     endpoint = constants.ENDPOINT
     with _readable_errors(ref, endpoint):
@@ -177,27 +84,38 @@ def download(ref: HubRef, on_progress: Progress | None = None) -> tuple[Path, Va
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     variant = choose(ref, list(siblings), f"{endpoint}/{ref.repo}")
     sizes = {name: siblings[name].size or 0 for name in variant.files}
-    cached = {
-        path.relative_to(s).as_posix() for s in snapshots(ref.repo)[:1] for path in s.rglob("*") if path.is_file()
-    }
+    newest = snapshots(ref.repo)[:1]
+    cached = {path.relative_to(s).as_posix() for s in newest for path in s.rglob("*") if path.is_file()}
     _check_disk_space(sum(size for name, size in sizes.items() if name not in cached))
-    path, tally = None, _Tally(on_progress, sum(sizes.values()))
-    for name in variant.files:
-        with _readable_errors(ref, endpoint):
-            bar = tally.bar_class(name)
-            local = Path(hf_hub_download(ref.repo, name, endpoint=endpoint, tqdm_class=bar))
+    paths, tally = [], _Tally(on_progress, sum(sizes.values()))
+    for name, size in sizes.items():
+        paths.append(_fetch(ref, name, endpoint, tally))
         if name not in cached:
-            _check_hash(local, getattr(siblings[name].lfs, "sha256", None))
-        tally.finish(name, sizes[name])
-        path = path or local
-    assert path is not None, "a variant has at least one file"
-    return path, variant, _licence(info)
+            _check_hash(paths[-1], getattr(siblings[name].lfs, "sha256", None))
+        tally.finish(name, size)
+    return paths[0], variant, _licence(info)
+
+
+def _fetch(ref: HubRef, name: str, endpoint: str, tally: _Tally) -> Path:
+    """One file into the cache; a connection that breaks is tried again, from where it broke if huggingface_hub can."""
+    from huggingface_hub import hf_hub_download
+
+    for n_tries in range(1, _N_TRIES + 1):
+        try:
+            with _readable_errors(ref, endpoint):
+                return Path(hf_hub_download(ref.repo, name, endpoint=endpoint, tqdm_class=tally.bar_class(name)))
+        except DownloadError as error:
+            is_broken_connection = type(error.__cause__).__module__.partition(".")[0] in _HTTP_CLIENTS
+            if n_tries == _N_TRIES or not is_broken_connection:
+                raise
+            tally.n_file = 0
+    raise AssertionError("unreachable")
 
 
 class _Tally:
     """Sums the progress of the files of one model and hands it on."""
 
-    def __init__(self, on_progress: Progress | None, n_total: int) -> None:
+    def __init__(self, on_progress: OnProgress | None, n_total: int) -> None:
         self.on_progress, self.n_total, self.n_before, self.n_file = on_progress, n_total, 0, 0
 
     def report(self, name: str) -> None:
@@ -262,33 +180,29 @@ def _readable_errors(ref: HubRef, endpoint: str) -> Iterator[None]:
 
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise DownloadError(
-            f"{ref.repo} is gated: accept its terms at {endpoint}/{ref.repo}, then set HF_TOKEN to a token of yours"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelNotFound(
+    except Exception as error:  # HTTP clients differ between versions of huggingface_hub; whatever it is, it failed
+        cause = error
+        if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+            cause = error.__cause__  # it wraps what went wrong on the way to the hub
+        raise _readable(cause, ref, endpoint) from cause
+
+
+def _readable(error: Exception, ref: HubRef, endpoint: str) -> ModelNotFound | DownloadError:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return not_cached(ref)
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{endpoint}/{ref.repo}"
+        return DownloadError(f"{ref.repo} is gated: accept its terms at {page}, then set HF_TOKEN to a token of yours")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelNotFound(
             f"{endpoint} has no model repository {ref.repo!r}, or it is private; check the spelling, or set HF_TOKEN"
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise not_cached(ref) from error
-    except (
-        Exception
-    ) as error:  # HTTP clients differ between versions of huggingface_hub; whatever it is, the download failed
-        cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
-        if isinstance(cause, errors.OfflineModeIsEnabled):
-            raise not_cached(ref) from error
-        if isinstance(cause, errors.GatedRepoError):
-            raise DownloadError(
-                f"{ref.repo} is gated: accept its terms at {endpoint}/{ref.repo} and set HF_TOKEN"
-            ) from error
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status == 401:
-            raise DownloadError(
-                f"{endpoint} refused the token in HF_TOKEN (or the one saved by `hf auth login`)"
-            ) from error
-        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
-        raise DownloadError(f"could not download {ref.repo} from {endpoint}: {reason}") from error
+        )
+    if getattr(getattr(error, "response", None), "status_code", None) == 401:
+        return DownloadError(f"{endpoint} refused the token in HF_TOKEN (or saved by `hf auth login`)")
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return DownloadError(f"could not download {ref.repo} from {endpoint}: {reason}; check the network and try again")
 
 
 def not_cached(ref: HubRef) -> DownloadError:

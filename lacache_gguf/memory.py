@@ -72,8 +72,14 @@ class Memory:
         gently, and no more than the policy can free at once."""
         return max(1, min(n_ubatch, self.n_ctx // 8, self._n_free_max() or n_ubatch))
 
-    def make_room(self, n_tokens: int, n_block: int = 1) -> bool:
-        """Make `n_tokens` cells free, thinning at least `n_block` cells when it has to; True if it compacted.
+    @property
+    def n_block(self) -> int:
+        """Cells to free at a time, so that many tokens share the price of a compaction: an eighth of the budget, 64 at
+        least, a quarter at most."""
+        return min(max(64, self.n_ctx // 8), self.n_ctx // 4)
+
+    def make_room(self, n_tokens: int, n_block: int | None = None) -> bool:
+        """Make `n_tokens` cells free, at least `n_block` (None: the property) when it has to; True if it compacted.
 
         Raises MemoryFull if the policy cannot free them.
         """
@@ -81,8 +87,8 @@ class Memory:
         if n_need <= 0:
             return False
         if n_tokens > self.n_ctx:
-            raise MemoryFull(f"{n_tokens} tokens at once do not fit into {self.n_ctx} cells; read them in smaller ubatches")
-        n_free = max(n_need, min(n_block, self._n_free_max()))
+            raise MemoryFull(f"{n_tokens} tokens at once do not fit into {self.n_ctx} cells; use a smaller ubatch")
+        n_free = max(n_need, min(self.n_block if n_block is None else n_block, self._n_free_max()))
         start = time.perf_counter()
         plan = self.policy.plan(
             View(self.n_layer, self.n_cells, n_free, self.n_pinned, cursor=self._cursor, sweep=self._sweep)

@@ -1,7 +1,7 @@
 """A loaded GGUF model: weights, vocabulary, chat template. Knows nothing of contexts, memory or sampling.
 
-    with Model(path, n_gpu_layers=0) as model:
-        model.detokenize(model.tokenize("Hello"))
+with Model(path, n_gpu_layers=0) as model:
+    model.detokenize(model.tokenize("Hello"))
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Model:
             size = -n
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Bytes of one token (a piece may end in the middle of a character). Raises UsageError outside the vocabulary."""
+        """Bytes of one token; a piece may end inside a character. Raises UsageError outside the vocabulary."""
         if not 0 <= token < self.n_vocab:
             raise UsageError(f"token {token} is not in this model's vocabulary of {self.n_vocab}")
         size = 64

@@ -28,8 +28,10 @@ class Sampling:
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must lie in {low} .. {high}")
         if not np.isfinite(self.temperature) or self.repeat_penalty <= 0:
-            raise UsageError(f"temperature {self.temperature} / repeat_penalty {self.repeat_penalty} make no sense; "
-                             "give a finite temperature and a repeat_penalty above 0 (1 = off)")
+            raise UsageError(
+                f"temperature {self.temperature} / repeat_penalty {self.repeat_penalty} make no sense; "
+                "give a finite temperature and a repeat_penalty above 0 (1 = off)"
+            )
 
 
 class Sampler:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 class TextStream:
     """Feed bytes with `push`, take text; `stopped` tells that a stop string was met.
 
-        >>> stream = TextStream(stop=["END"])
-        >>> [stream.push(b) for b in (b"caf\\xc3", b"\\xa9 E", b"ND more")], stream.stopped
-        (['caf', 'é ', ''], True)
+    >>> stream = TextStream(stop=["END"])
+    >>> [stream.push(b) for b in (b"caf\\xc3", b"\\xa9 E", b"ND more")], stream.stopped
+    (['caf', 'é ', ''], True)
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 # Most of llama.cpp by weight, and no part of any build: vocabularies, documents, pictures, CI files.
-SKIP = re.compile(r"^(\.[^/]*/|(models|docs|media|benches|build[^/]*)/)")
+SKIP = re.compile(r"^(\.git$|\.[^/]*/|(models|docs|media|benches|build[^/]*)/)")
 Tree = dict[str, bytes]  # path in the llama.cpp tree, with "/" -> content
 
 

@@ -26,8 +26,6 @@ QUEUE = Path(__file__).resolve().parent
 STAMP = ".lacache-queue.json"  # in a prepared tree: the queue it was made from and the hash of every file written
 HEADER = ("Subject", "Reason", "Upstream-status")  # lines every patch must carry above its first hunk
 
-# --- the queue ---------------------------------------------------------------------------------------------------
-
 
 def read_series(queue: Path) -> list[str]:
     """Names of the patches in order; blank lines and #-comments are skipped."""
@@ -109,7 +107,8 @@ def expected_tree(queue: Path, pristine: Tree) -> Tree:
 
 def queue_key(queue: Path, pristine: Tree | None) -> str:
     """Hash of all that decides a prepared tree; `pristine` only where the base is not the pinned one."""
-    inputs = [queue / "BASE", queue / "series", Path(__file__), *(queue / name for name in read_series(queue))]
+    code = [QUEUE / "queue.py", QUEUE / "pristine.py"]
+    inputs = [queue / "BASE", queue / "series", *code, *(queue / name for name in read_series(queue))]
     parts = [(path.name, path.read_bytes()) for path in inputs if path.is_file()] + sorted(read_overlay(queue).items())
     parts += sorted((pristine or {}).items())
     return sha256(json.dumps([(name, sha256(data)) for name, data in parts]).encode())

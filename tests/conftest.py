@@ -154,7 +154,8 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> type[FakeEngine]:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests see neither the user's settings nor their hub cache, history or token."""
     for name in list(os.environ):
-        if name.startswith(("LLAMA_ARG_", "LACACHE_KV", "LACACHE_POLICY", "HF_", "HUGGINGFACE_")):
+        is_ours = name.startswith("LACACHE_") and name not in ("LACACHE_LIB_DIR", "LACACHE_REQUIRE")
+        if is_ours or name.startswith(("LLAMA_ARG_", "HF_", "HUGGINGFACE_")):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))

@@ -43,7 +43,7 @@ def gguf_bytes(pad: int = 64, version: int = 3, metadata: dict[str, str | int | 
 class LoopbackHub:
     """Serves repositories of {file name: bytes} from memory while the `with` block lasts."""
 
-    def __init__(self, repos: Mapping[str, Mapping[str, bytes]], licence: str = "apache-2.0") -> None:
+    def __init__(self, repos: dict[str, dict[str, bytes]], licence: str = "apache-2.0") -> None:
         self.repos, self.licence = repos, licence
         self.gated: dict[str, str] = {}
         self.valid_tokens: set[str] = set()

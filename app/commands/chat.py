@@ -20,6 +20,8 @@ examples:
   lacache chat
   lacache chat -m user/repo:Q4_K_M --kv-budget 1GiB -sys "You are a patient teacher."
   echo "Why is the sky blue?" | lacache chat
+
+defaults here: --temp 0.8 --top-k 40 --top-p 0.95 --min-p 0.05 --seed -1
 """
 
 
@@ -39,10 +41,8 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal()
     options.fill_defaults(args, seed=-1)
     is_interactive = sys.stdin.isatty()
-    message = "" if is_interactive else read_document("-").text
-    with terminal.waiting("loading the model ..."):
-        engine = options.open_engine(args, terminal)
-    with engine:
+    message = "" if is_interactive else read_document("-").text.strip()
+    with options.open_engine(args, terminal) as engine:
         session = ChatSession(engine, terminal, options.sampling_settings(args), args.system_prompt)
         if not is_interactive:
             return 0 if session.answer(message) else 130

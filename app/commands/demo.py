@@ -15,6 +15,8 @@ examples:
   lacache demo
   lacache demo --tokens 100000 -c 512
   lacache demo --policy sink_window
+
+defaults here: -n 256 --temp 0.3 --repeat-penalty 1.1 --seed 0
 """
 N_TOKENS = 25_000
 
@@ -33,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal()
     options.fill_defaults(args, predict=N_PREDICT, **SAMPLING)
     text = python_reference()
-    with terminal.waiting("loading the model ..."):
-        engine = options.open_engine(args, terminal)
-    with engine:
+    with options.open_engine(args, terminal) as engine:
         terminal.note(
             f"{engine.model.name} was trained on {engine.n_ctx_train:,} tokens. It now reads {args.tokens:,} tokens\n"
             f"of the Python language reference through {engine.n_ctx:,} cells, which is "

@@ -82,6 +82,10 @@ def _devices() -> list[tuple[str, str]]:
             f"{mib(device.free_bytes)} free of {mib(device.total_bytes)}" if device.total_bytes else "memory unknown"
         )
         rows.append(("device", f"{device.name} ({device.type}): {' '.join(device.description.split())}, {memory}"))
+    if shutil.which("nvidia-smi") and not any(device.type == "gpu" for device in native.devices()):
+        rows.append(
+            ("hint", "an NVIDIA GPU may be here, unused; to build for it: CMAKE_ARGS=-DGGML_CUDA=on, then reinstall")
+        )
     return rows
 
 

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command = actions.add_parser(action, help=text, description=text)
         command.add_argument("model", metavar="NAME", help="catalog name, path, or user/repo:QUANT")
         if action == "pull":
-            command.add_argument("--offline", action="store_true", help="never use the network")
+            command.add_argument("--offline", action="store_true", default=None, help="never use the network")
 
 
 def run(args: argparse.Namespace) -> int:

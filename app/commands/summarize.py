@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from lacache_app import options
@@ -22,6 +22,8 @@ examples:
   lacache summarize book.txt
   lacache summarize chapter1.md chapter2.md -p "List the people and what they want."
   git log | lacache summarize - --json
+
+defaults here: -n 256 --temp 0.3 --repeat-penalty 1.1 --seed 0
 """
 N_PREDICT = 256
 SAMPLING = {"temperature": 0.3, "repeat_penalty": 1.1, "seed": 0}
@@ -55,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for document in documents:
         if document.note:
             terminal.note(f"note: {document.note}")
-    with terminal.waiting("loading the model ..."):
-        engine = options.open_engine(args, terminal)
-    with engine:
+    with options.open_engine(args, terminal) as engine:
         stream = summarize(engine, join(documents), instruction=args.prompt, **options.sampling_settings(args))
         text, finish_reason = show(stream, terminal, is_silent=args.json)
         costs = counters(engine.stats)
@@ -84,29 +84,34 @@ def join(documents: list[Document]) -> str:
     return "\n\n".join(f"File: {document.name}\n\n{document.text}" for document in documents)
 
 
-def show(stream: Iterator[Progress | Step], terminal: Terminal, is_silent: bool = False) -> tuple[str, str]:
+def show(
+    stream: Generator[Progress | Step, None, None], terminal: Terminal, is_silent: bool = False
+) -> tuple[str, str]:
     """Draw the reading bar, then print the text as it comes (unless silent). Returns (text, finish reason).
 
     Ctrl-C ends it after the current step: the text so far is kept and the reason is "interrupted".
     """
     pieces: list[str] = []
     reason = "stop"
-    with stop_on_ctrl_c() as stop, terminal.reading() as on_progress:
-        for event in stream:
-            if hasattr(event, "token"):
-                text = event.text if any(pieces) else event.text.lstrip()
-                pieces.append(text)
-                if not is_silent:
-                    terminal.write(text)
-                reason = event.finish_reason or reason
-            else:
-                on_progress(event)
-            if stop.requested and not (hasattr(event, "token") and event.finish_reason):
-                reason = "interrupted"
-                break
+    try:
+        with stop_on_ctrl_c() as stop, terminal.reading() as on_progress:
+            for event in stream:
+                is_step = hasattr(event, "token")
+                if is_step:
+                    text = event.text if any(pieces) else event.text.lstrip()
+                    pieces.append(text)
+                    if not is_silent:
+                        terminal.stream(text)
+                    reason = event.finish_reason or reason
+                else:
+                    on_progress(event)
+                if stop.requested and not (is_step and event.finish_reason):
+                    reason = "interrupted"
+                    break
+    finally:
         stream.close()
-    if pieces and not is_silent:
-        terminal.write("\n")
+        if pieces and not is_silent:
+            terminal.end_stream()
     if reason == "interrupted":
         terminal.note("stopped; what was read and written so far is kept")
     elif reason == "length":

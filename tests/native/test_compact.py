@@ -88,6 +88,23 @@ def test_again_and_again(kind, flash_attn, tiny, rng):
     compacted(tiny("qwen3"), rng, times=8, n_pinned=0, type_k=kind, type_v=kind, flash_attn=flash_attn)
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+@pytest.mark.parametrize("flash_attn", [False, True], ids=["fa0", "fa1"])
+def test_layers_share_patterns_differently_without_a_batch_between(kind, flash_attn, tiny, rng):
+    """Graphs with as many nodes and leafs, the leafs in another order: ggml would keep the plan of the previous one."""
+    path = tiny("llama", n_layer=3)
+    with Llm(path, type_k=kind, type_v=kind if flash_attn else "f16", flash_attn=flash_attn) as llm:
+        layers = attention_layers(path, llm.n_ctx_seq)
+        llm.decode(rng.integers(0, llm.n_vocab, 200))
+        for shared in ("aba", "aab", "abb", "aba", "bba"):
+            n = llm.n_cells()
+            rows = {"a": np.r_[:4, 14:n], "b": np.r_[:4, 9 : n - 5]}
+            keep = np.array([rows[name] for name in shared])
+            before = parse_seq(llm.state(0)).full
+            assert llm.compact(keep) == OK
+            check_compacted(before, parse_seq(llm.state(0)).full, keep, layers)
+
+
 @pytest.mark.parametrize("flash_attn", [False, True], ids=["fa0", "fa1"])
 @pytest.mark.parametrize("n_kept", [1, 2, 149, 150])
 def test_smallest_and_largest_plans(n_kept, flash_attn, tiny, rng):

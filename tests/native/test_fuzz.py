@@ -1,7 +1,7 @@
-"""Build tests/native/fuzz with the sanitizers and let it run: thousands of bad and good plans, no crash, nothing changed.
+"""Build tests/native/fuzz with the sanitizers and run it: thousands of bad and good plans, no crash, nothing changed.
 
-In the folder of the last build of the library, if there is one (LACACHE_FUZZ_BUILD names another), this compiles eight files;
-else the whole library first.
+In the folder of the last build of the library, if there is one (LACACHE_FUZZ_BUILD names another), this compiles eight
+files; else the whole library first.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def build_folder() -> Path:
 def cmake(folder: Path) -> str:
     """The CMake that made the folder: another version might compile everything anew."""
     cache = folder / "CMakeCache.txt"
-    if cache.exists() and (made_by := re.search(r"^CMAKE_COMMAND:INTERNAL=(.+)$", cache.read_text(), re.M)):
-        if Path(made_by[1]).exists():
-            return made_by[1]
+    made_by = re.search(r"^CMAKE_COMMAND:INTERNAL=(.+)$", cache.read_text(), re.M) if cache.exists() else None
+    if made_by and Path(made_by[1]).exists():
+        return made_by[1]
     return shutil.which("cmake") or pytest.skip("needs CMake on the PATH")
 
 

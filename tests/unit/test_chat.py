@@ -198,6 +198,12 @@ def test_pasted_lines_are_one_message_and_a_command_typed_ahead_is_not(monkeypat
     assert [lines.read(), lines.read()] == ["one\ntwo", "/stats"]
 
 
+def test_a_command_is_one_line(monkeypatch):
+    lines = reader(monkeypatch, "/reset", "hello")
+    monkeypatch.setattr(prompt, "_is_pasting", lambda: True)
+    assert lines.read() == "/reset"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
 def test_history_belongs_to_its_owner_only(tmp_path, monkeypatch):
     """In a child with a terminal of its own: readline wants one."""

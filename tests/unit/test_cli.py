@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from lacache_app.commands import demo
 from lacache_app.summarize import INSTRUCTION
 from loopback_hub import gguf_bytes
 
+from lacache_gguf.engine import Engine
 from lacache_gguf.errors import (
     DamagedModel,
     DownloadError,
@@ -494,3 +496,18 @@ def test_a_closed_pipe_is_quiet():
 def test_module_can_be_run(model):
     result = child("-m", "lacache_app.cli", "models", "path", str(model))
     assert result.stdout == f"{model}\n"
+
+
+def test_the_defaults_in_the_help_are_the_defaults():
+    from lacache_app.commands import chat, summarize
+
+    settings = {"-n": summarize.N_PREDICT, "--temp": summarize.SAMPLING["temperature"]}
+    settings |= {"--repeat-penalty": summarize.SAMPLING["repeat_penalty"], "--seed": summarize.SAMPLING["seed"]}
+    shown = "defaults here: " + " ".join(f"{flag} {value}" for flag, value in settings.items())
+    assert shown in summarize.EXAMPLES
+    assert shown in demo.EXAMPLES
+
+    engine = inspect.signature(Engine.chat).parameters
+    names = {"temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p"}
+    shown = " ".join(f"--{flag} {engine[name].default}" for flag, name in names.items())
+    assert f"defaults here: {shown} --seed -1" in chat.EXAMPLES

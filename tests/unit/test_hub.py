@@ -16,7 +16,7 @@ from loopback_hub import LoopbackHub, gguf_bytes
 from lacache_gguf import hub
 from lacache_gguf.catalog import resolve
 from lacache_gguf.errors import DamagedModel, DownloadError, ModelNotFound
-from lacache_gguf.hub import HubRef, choose, is_safe_name, parse_ref, variants
+from lacache_gguf.hub_names import HubRef, choose, is_safe_name, parse_ref, variants
 
 REPO = "user/repo-GGUF"
 SHARDS = [f"big-Q8_0-{i:05d}-of-00003.gguf" for i in (1, 2, 3)]
@@ -118,7 +118,8 @@ def test_incomplete_shards_are_no_model():
 
 
 def test_names_of_variants_lead_back_to_them():
-    names = [*FILES, "plain.gguf", "Q2_K/other-Q2_K.gguf"]
+    names = [*FILES, "plain.gguf", "Q2_K/other-Q2_K.gguf", "Q2_K/another-Q2_K.gguf", "BF16/model-BF16.gguf"]
+    assert len(variants(names)) == 7
     for variant in variants(names):
         assert choose(HubRef(REPO, variant.tag), names, "r") == variant
 
@@ -237,6 +238,13 @@ def test_no_disk_space_is_seen_before_the_download(server, monkeypatch):
     assert server.n_downloads("model.Q4_K_M.gguf") == 0
 
 
+def test_a_hub_that_offers_an_unsafe_name_gets_nothing_written(server, tmp_path):
+    server.repos["user/evil"] = {"../../evil.Q4_K_M.gguf": gguf_bytes()}
+    with pytest.raises(ModelNotFound, match="no GGUF model"):
+        resolve("user/evil", allow_download=True)
+    assert list(tmp_path.rglob("*evil*.gguf")) == []
+
+
 def test_environment_variables_are_obeyed_by_the_command_line(tmp_path):
     """In a process of its own, since huggingface_hub reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when imported."""
     with LoopbackHub({REPO: FILES}) as server:
@@ -251,6 +259,7 @@ def test_environment_variables_are_obeyed_by_the_command_line(tmp_path):
         assert (refused.returncode, refused.stdout) == (8, "")
         assert refused.stderr.startswith("error: user/repo-GGUF is not in the cache")
         assert lacache("models", "pull", REPO, "--offline").returncode == 8
+        assert lacache("models", "pull", REPO, LLAMA_ARG_OFFLINE="1").returncode == 8
         assert lacache("models", "path", REPO).returncode == 8
         assert server.requests == []
 

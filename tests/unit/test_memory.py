@@ -1,4 +1,4 @@
-"""Memory counts what the policy does: budget, pinned prefix, tokens held. A list of token numbers stands in for the cache."""
+"""Memory counts what the policy does: budget, pinned prefix, tokens held. Lists of numbers stand in for the cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cache:
             row.extend(tokens)
 
 
-def stream(memory: Memory, cache: Cache, sizes: list[int], n_block: int = 1) -> None:
+def stream(memory: Memory, cache: Cache, sizes: list[int], n_block: int | None = None) -> None:
     for n in sizes:
         memory.make_room(n, n_block)
         assert memory.n_cells + n <= memory.n_ctx
@@ -66,6 +66,15 @@ def test_compacts_only_when_full_and_then_a_whole_block():
     assert (memory.n_cells, memory.n_compactions) == (64, 0)
     stream(memory, cache, [1], n_block=8)
     assert (memory.n_cells, memory.n_compactions, memory.n_seen) == (57, 1, 65)
+
+
+@pytest.mark.parametrize(("n_ctx", "n_block"), [(64, 16), (256, 64), (512, 64), (1024, 128), (8192, 1024)])
+def test_frees_an_eighth_of_the_budget_at_a_time(n_ctx, n_block):
+    cache = Cache(2)
+    memory = Memory(SinkWindow(), 2, n_ctx, cache.compact)
+    stream(memory, cache, [1] * n_ctx)
+    memory.make_room(1)
+    assert memory.n_cells == n_ctx - n_block
 
 
 def test_reads_in_small_steps_so_that_old_cells_are_thinned_gently():

@@ -19,6 +19,7 @@ UPSTREAM = {
     "src/kv.cpp": "".join(f"line {i}\n" for i in range(40)),
     "src/other.cpp": "one\ntwo\nthree\n",
     "docs/long.md": "never extracted\n",
+    ".git": "gitdir: elsewhere\n",
 }
 EDIT = """diff --git a/src/kv.cpp b/src/kv.cpp
 --- a/src/kv.cpp
@@ -155,7 +156,7 @@ def test_a_local_tree_is_copied_and_never_changed(
     queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "llama.cpp"
-    for name, text in {**UPSTREAM, ".git/HEAD": "ref\n", "build/x.o": "o"}.items():
+    for name, text in {**UPSTREAM, "build/x.o": "o"}.items():
         tool.write(source / name, text.encode())
     before = contents(source)
     monkeypatch.setenv("LACACHE_LLAMA_CPP_SOURCE", str(source))
@@ -163,7 +164,7 @@ def test_a_local_tree_is_copied_and_never_changed(
     assert contents(source) == before
     tree = contents(tmp_path / "tree")
     assert b"hook();" in tree["src/kv.cpp"]
-    assert not {".git/HEAD", "build/x.o"} & tree.keys()
+    assert not {".git", "build/x.o"} & tree.keys()
     (source / "src" / "other.cpp").write_text("newer\n")
     assert tool.prepare(queue, tmp_path / "tree") == ["src/other.cpp"]
 
@@ -185,8 +186,8 @@ def test_a_damaged_download_is_fetched_again_and_a_failure_says_what_to_do(
         tool.prepare(queue, tmp_path / "tree")
 
     (tmp_path / "good").write_bytes(whole)  # now a "pip" that delivers
-    deliver = f"import shutil, sys; dest = sys.argv[sys.argv.index('--dest') + 1]; shutil.copy({str(tmp_path / 'good')!r}, "
-    deliver += f"dest + '/{sdist.name}')"
+    deliver = "import shutil, sys; dest = sys.argv[sys.argv.index('--dest') + 1]; "
+    deliver += f"shutil.copy({str(tmp_path / 'good')!r}, dest + '/{sdist.name}')"
     monkeypatch.setattr("pristine.pip_command", lambda: [sys.executable, "-c", deliver])
     tool.prepare(queue, tmp_path / "tree")
     assert sdist.read_bytes() == whole

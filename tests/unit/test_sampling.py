@@ -11,7 +11,11 @@ from lacache_gguf.sampling import Sampling, log_softmax, nll
 
 def reference(logits: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
-    return logits - np.log(np.sum(np.exp(logits - logits.max(-1, keepdims=True)), -1, keepdims=True)) - logits.max(-1, keepdims=True)
+    return (
+        logits
+        - np.log(np.sum(np.exp(logits - logits.max(-1, keepdims=True)), -1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 3000.0])

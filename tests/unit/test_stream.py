@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_any_split_of_the_bytes_gives_the_same_text(text, cuts):
     data = text.encode()
     ends = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     stream = TextStream()
-    pieces = [stream.push(data[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    pieces = [stream.push(data[a:b]) for a, b in pairwise(ends)]
     assert "".join(pieces) + stream.flush() == text
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces) or "\N{REPLACEMENT CHARACTER}" in text
 

@@ -75,18 +75,30 @@ def test_closing_the_stream_stops_the_reading(fake_engine):
 
 def test_sampling_reaches_the_engine(fake_engine):
     engine = fake_engine()
-    steps = [
-        event for event in summarize(engine, "text", max_tokens=3, temperature=0.5, seed=7) if hasattr(event, "token")
-    ]
+    events = summarize(engine, "text", max_tokens=3, temperature=0.5, seed=7)
+    steps = [event for event in events if hasattr(event, "token")]
     assert engine.sampling == {"temperature": 0.5, "seed": 7}
     assert [step.finish_reason for step in steps] == [None, None, "length"]
 
 
 def test_counters_say_what_the_stats_say():
     seconds = {"load": 0.25, "read": 4.0, "decode": 0.5, "sample": 0.5, "compact": 0.05}
-    stats = Stats(n_ctx=1024, n_seen=3000, n_cells=900, n_cells_peak=1024, n_compactions=17, n_evicted=2100, pos_next=900,
-                  kv_bytes=3 << 20, kv_bytes_used_peak=2 << 20, kv_bytes_full=9 << 20, n_read=2900, n_decoded=100,
-                  finish_reason="stop", seconds=seconds)  # fmt: skip
+    stats = Stats(
+        n_ctx=1024,
+        n_seen=3000,
+        n_cells=900,
+        n_cells_peak=1024,
+        n_compactions=17,
+        n_evicted=2100,
+        pos_next=900,
+        kv_bytes=3 << 20,
+        kv_bytes_used_peak=2 << 20,
+        kv_bytes_full=9 << 20,
+        n_read=2900,
+        n_decoded=100,
+        finish_reason="stop",
+        seconds=seconds,
+    )
     assert counters(stats) == {
         "n_seen": 3000,
         "n_ctx": 1024,

@@ -1,0 +1,85 @@
+"""At equal cells, is it as fast as llama.cpp's own way out, context shift, while remembering more?
+
+Held constant: 1,024 cells, a prompt of 512 tokens, 3,060 tokens generated greedily whatever they are (an end of text does
+not end it), model file, threads, f16 KV, n_ubatch 512, flash attention as llama.cpp chooses it.
+Ours: the product's default policy, through the public generator. Stock: the same commit unpatched, keeping the first 4 tokens
+and discarding half of the rest when the context is full, as llama.cpp's own programs do; from Python, through low-level
+calls. The two take turns in rounds of 510 tokens, which is one period of the shift, so every round holds the same work;
+the first round fills the memory and is left out of the medians. The mean number of cells in use is shown because
+a shift leaves half of the budget empty and attends to less: equal budget, unequal memory.
+Wanted: tokens/s at least equal.
+
+    python benchmarks/context_shift.py --json-out benchmarks/results/2026-01-31-context_shift.json
+"""
+
+from __future__ import annotations
+
+from common import generate, load_tokens, median, parser, progress, read, report, table
+from stock import Stock, add_option, find_or_build
+
+from lacache_gguf import Engine
+from lacache_gguf.context import default_n_threads
+
+N_KEEP = 4
+
+
+def main() -> None:
+    options = parser(__doc__)
+    add_option(options)
+    options.add_argument("--cells", type=int, default=1024)
+    options.add_argument("--prompt", type=int, default=512, help="tokens")
+    options.add_argument("--rounds", type=int, default=6, help="of half the cells each")
+    args = options.parse_args()
+    if args.quick:
+        args.cells, args.prompt, args.rounds = 256, 128, 3
+    n_round = (args.cells - N_KEEP) // 2
+    n_threads = args.threads or default_n_threads()
+    rates: dict[str, list[float]] = {"ours": [], "stock": []}
+    cells, n_shifts, n_compactions = [], 0, []
+    with Engine(args.model, n_ctx=args.cells, n_threads=n_threads) as ours, Stock(find_or_build(args.stock_lib)) as stock:
+        prompt = load_tokens(ours, args.prompt).tolist()
+        opened = stock.open(
+            model=str(ours.model.path), n_ctx=args.cells, n_ubatch=512, n_threads=n_threads, type_k="f16", type_v="f16"
+        )
+        if opened["n_ctx"] != args.cells:
+            raise SystemExit(f"llama.cpp made {opened['n_ctx']} cells of {args.cells}; choose a multiple of 256")
+        stock.read(tokens=prompt)
+        read(ours, prompt)
+        for i in range(args.rounds):
+            answer = stock.generate(n=n_round, n_keep=N_KEEP)
+            before = ours.stats
+            seconds = generate(ours, n_round)
+            n_shifts += answer["n_shifts"]
+            n_compactions.append(ours.stats.n_compactions - before.n_compactions)
+            cells.append(answer["mean_cells"])
+            rates["stock"].append(n_round / answer["seconds"])
+            rates["ours"].append(n_round / seconds)
+            progress(f"round {i + 1}: stock {rates['stock'][-1]:.1f} tokens/s, ours {rates['ours'][-1]:.1f}")
+        policy, stats = ours.policy, ours.stats
+    n_block = (n_round * (args.rounds - 1)) / max(1, sum(n_compactions[1:]))
+    middle = {side: median(values[1:]) for side, values in rates.items()}
+    results = {
+        "ours_tokens_per_s": middle["ours"],
+        "stock_tokens_per_s": middle["stock"],
+        "ratio": middle["ours"] / middle["stock"],
+        "ratio_by_round": [a / b for a, b in zip(rates["ours"], rates["stock"], strict=True)],
+        "ours_tokens_per_s_rounds": rates["ours"],
+        "stock_tokens_per_s_rounds": rates["stock"],
+        "stock_mean_cells": median(cells[1:]),
+        "ours_mean_cells": args.cells - (n_block - 1) / 2,  # between two compactions it fills from full - block to full
+        "n_shifts": n_shifts,
+        "n_compactions": stats.n_compactions,
+        "ours_compact_share": stats.compact_share,
+    }
+    table(
+        [f"{args.cells} cells", "tokens/s", "mean cells in use", "times thinned"],
+        [["stock, context shift", f"{middle['stock']:.1f}", f"{results['stock_mean_cells']:.0f}", n_shifts],
+         ["ours", f"{middle['ours']:.1f}", f"{results['ours_mean_cells']:.0f}", stats.n_compactions],
+         ["ratio", f"{results['ratio']:.3f}x", "", ""]],
+    )  # fmt: skip
+    settings = {"policy": repr(policy), "n_keep": N_KEEP, "n_generated": n_round * args.rounds, "n_ubatch": 512}
+    report("context_shift", args, settings, results)
+
+
+if __name__ == "__main__":
+    main()

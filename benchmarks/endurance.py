@@ -1,0 +1,112 @@
+"""Does it last? 300,000 tokens through 512 cells: resident memory, perplexity and speed over the whole way.
+
+Held constant: the product's default policy at 512 cells, f16 KV, read steps of 64 tokens (an eighth of the budget, as the
+engine reads), logits of every token taken for the perplexity. The text, equal parts of all texts at hand, is read three
+times in a row without a reset: other texts have other perplexities, so only the same 10,000 tokens in a later pass
+tell whether quality has changed. 512 cells cannot hold anything of a text that lies 100,000 tokens back.
+Wanted: resident memory within 1 % of its value after the first 10,000 tokens; perplexity of the last pass equal to that of
+the first; no slowdown. Speed is judged by medians of the first and the last third, and by a straight line through all.
+
+    python benchmarks/endurance.py --json-out benchmarks/results/2026-01-31-endurance.json
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from common import load_tokens, median, nll_chunks, parser, progress, report, resident_bytes, table
+
+from lacache_gguf import Engine
+
+
+def walk(engine: Engine, tokens: np.ndarray, n_ubatch: int, n_window: int) -> list[dict]:
+    """Feed all tokens; one entry per window of `n_window`."""
+    windows: list[dict] = []
+    total, n_done, n_next = 0.0, 0, n_window
+    start = time.perf_counter()
+    for nll in nll_chunks(engine, tokens, n_ubatch):
+        total += float(nll.sum(dtype=np.float64))
+        n_done += len(nll)
+        if n_done < n_next:
+            continue
+        n_in_window = n_done - (windows[-1]["n_seen"] if windows else 0)
+        seconds = time.perf_counter() - start
+        windows.append(
+            {
+                "n_seen": n_done,
+                "perplexity": float(np.exp(total / n_in_window)),
+                "tokens_per_s": n_in_window / seconds,
+                "resident_mib": (resident_bytes() or 0) / 2**20,
+                "resident_anonymous_mib": (resident_bytes("RssAnon") or 0) / 2**20,
+            }
+        )
+        last = windows[-1]
+        progress(
+            f"{n_done} tokens: perplexity {last['perplexity']:.2f}, {last['tokens_per_s']:.0f} tokens/s, "
+            f"{last['resident_mib']:.1f} MiB resident"
+        )
+        total, n_next = 0.0, n_next + n_window
+        start = time.perf_counter()
+    return windows
+
+
+def judge(windows: list[dict], n_passes: int) -> dict:
+    """How flat the three curves are."""
+    n = len(windows) // n_passes
+    resident = [window["resident_mib"] for window in windows]
+    speed = [window["tokens_per_s"] for window in windows]
+    seen = np.array([window["n_seen"] for window in windows], dtype=np.float64)
+    log_ppl = np.log([window["perplexity"] for window in windows])
+    slope, _ = np.polyfit(seen, np.array(speed) / median(speed), 1)
+    third = max(1, len(windows) // 3)
+    return {
+        "resident_growth_max": max(resident) / resident[0] - 1,
+        "resident_growth_end": resident[-1] / resident[0] - 1,
+        "perplexity_by_pass": [float(np.exp(log_ppl[i * n : (i + 1) * n].mean())) for i in range(n_passes)],
+        "perplexity_last_pass_to_first": float(np.exp((log_ppl[-n:] - log_ppl[:n]).mean())),
+        "perplexity_same_window_largest_change": float(np.expm1(np.abs(log_ppl[-n:] - log_ppl[:n]).max())),
+        "tokens_per_s_first_third": median(speed[:third]),
+        "tokens_per_s_last_third": median(speed[-third:]),
+        "tokens_per_s_last_to_first": median(speed[-third:]) / median(speed[:third]),
+        "tokens_per_s_line_change_over_run": float(slope * (seen[-1] - seen[0])),
+    }
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--tokens", type=int, default=300_000)
+    options.add_argument("--passes", type=int, default=3)
+    options.add_argument("--window", type=int, default=10_000)
+    options.add_argument("--cells", type=int, default=512)
+    args = options.parse_args()
+    if args.quick:
+        args.tokens, args.window, args.cells = 2400, 400, 256
+    with Engine(args.model, n_ctx=args.cells, n_threads=args.threads) as engine:
+        text = load_tokens(engine, args.tokens // args.passes)
+        tokens = np.append(np.tile(text, args.passes), text[:1])  # one more, so that the last token is predicted, too
+        n_ubatch = args.cells // 8
+        windows = walk(engine, tokens, n_ubatch, args.window)
+        policy, stats = engine.policy, engine.stats
+    results = judge(windows, args.passes)
+    shown = windows[:: max(1, len(windows) // 10)]
+    table(
+        ["tokens seen", "perplexity", "tokens/s", "resident MiB", "of it anonymous"],
+        [[w["n_seen"], f"{w['perplexity']:.2f}", f"{w['tokens_per_s']:.1f}", f"{w['resident_mib']:.1f}",
+          f"{w['resident_anonymous_mib']:.1f}"] for w in shown],
+    )  # fmt: skip
+    passes = " / ".join(f"{ppl:.3f}" for ppl in results["perplexity_by_pass"])
+    rows = [
+        ["resident memory, largest growth after the first window", f"{100 * results['resident_growth_max']:+.2f} %"],
+        ["perplexity by pass over the same text", passes],
+        ["perplexity, last pass / first", f"{results['perplexity_last_pass_to_first']:.4f}"],
+        ["tokens/s, last third / first", f"{results['tokens_per_s_last_to_first']:.3f}"],
+        ["tokens/s, change over the run by a straight line", f"{100 * results['tokens_per_s_line_change_over_run']:+.1f} %"],
+    ]
+    table(["", "result"], rows)
+    settings = {"policy": repr(policy), "n_ubatch": n_ubatch, "n_compactions": stats.n_compactions, "n_seen": stats.n_seen}
+    report("endurance", args, settings, {**results, "windows": windows})
+
+
+if __name__ == "__main__":
+    main()

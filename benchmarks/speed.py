@@ -1,0 +1,131 @@
+"""How fast is a long history? Tokens/s with a 1,024-cell memory against the stock library with a full cache, and whether
+ours stays flat as the history grows.
+
+Part 1, stock against ours at a history of 16k tokens. Same model file, threads, f16 KV, n_ubatch 512, flash attention as
+llama.cpp chooses it, the same tokens. The two take turns: slices of 2,048 tokens are read by one, then by the other, until
+both have read the whole prompt (tokens/s = tokens / sum of the slices); then they decode greedily in turns (median of the
+rounds). Ours: the product's default policy, compactions included. Stock runs in a process of its own (stock_worker.py), and
+16k is beyond the 8,192 positions the model was trained on, which changes its text but not its speed.
+Part 2, ours alone. One engine per history length, all open at once; after reading up to their histories they take turns
+reading 1,024 tokens and decoding 192, so that a change of the machine's speed hits all alike. Flatness = largest / smallest
+median - 1, wanted: at most 5 %. Wanted in part 1: decode >= 4.5x, read >= 3.5x.
+
+    python benchmarks/speed.py --stock-lib build/stock/build/bin --json-out benchmarks/results/2026-01-31-speed.json
+"""
+
+from __future__ import annotations
+
+from common import generate, load_tokens, median, parser, progress, read, report, spread, table
+from stock import Stock, add_option, find_or_build
+
+from lacache_gguf import Engine
+from lacache_gguf.context import default_n_threads
+
+SLICE, STOCK_DECODE = 2048, 128  # part 1
+ROUND_READ, ROUND_DECODE = 1024, 192  # part 2
+
+
+def against_stock(args, n_history: int, n_cells: int, n_decode: int, n_rounds: int) -> tuple[dict, dict]:
+    """Part 1: (settings, results); both sides in turns."""
+    n_threads = args.threads or default_n_threads()
+    with Engine(args.model, n_ctx=n_cells, n_threads=n_threads) as ours, Stock(find_or_build(args.stock_lib)) as stock:
+        tokens = load_tokens(ours, n_history).tolist()
+        stock.open(
+            model=str(ours.model.path), n_ctx=n_history + (n_rounds + 1) * n_decode, n_ubatch=512, n_threads=n_threads,
+            type_k="f16", type_v="f16",
+        )  # fmt: skip
+        seconds: dict[str, list[float]] = {"ours": [], "stock": []}
+        for first in range(0, n_history, SLICE):
+            part = tokens[first : first + SLICE]
+            seconds["stock"].append(stock.read(tokens=part)["seconds"])
+            seconds["ours"].append(read(ours, part))
+            progress(f"read {first + len(part)} tokens: stock {seconds['stock'][-1]:.1f} s, ours {seconds['ours'][-1]:.1f} s")
+        rates: dict[str, list[float]] = {"ours": [], "stock": []}
+        for i in range(n_rounds + 1):  # the first round only warms up
+            pair = {"stock": stock.generate(n=n_decode)["seconds"], "ours": generate(ours, n_decode)}
+            progress(f"decode {n_decode} tokens: stock {pair['stock']:.1f} s, ours {pair['ours']:.1f} s")
+            for side in rates:
+                rates[side] += [n_decode / pair[side]] if i else []
+        settings = {
+            "policy": repr(ours.policy), "n_cells": n_cells, "n_history": n_history, "n_ubatch": 512, "kv_type": "f16",
+            "n_decode_per_round": n_decode, "n_rounds": n_rounds, "stock_library": stock.library["library"],
+        }  # fmt: skip
+    results = {}
+    for side in ("ours", "stock"):
+        results[side] = {
+            "read_tokens_per_s": n_history / sum(seconds[side]),
+            "read_seconds_per_slice": seconds[side],
+            "decode_tokens_per_s": median(rates[side]),
+            "decode_tokens_per_s_rounds": rates[side],
+        }
+    for kind in ("read", "decode"):
+        key = f"{kind}_tokens_per_s"
+        results[f"{kind}_ratio"] = results["ours"][key] / results["stock"][key]
+    return settings, results
+
+
+def flatness(args, histories: list[int], n_cells: int, n_rounds: int) -> dict:
+    """Part 2: medians and rounds per history."""
+    n_used = n_rounds * (ROUND_READ + ROUND_DECODE)
+    engines = {n: Engine(args.model, n_ctx=n_cells, n_threads=args.threads) for n in histories}
+    tokens = load_tokens(engines[histories[0]], max(histories) + n_used)
+    rates = {n: {"read": [], "decode": []} for n in histories}
+    try:
+        for n, engine in engines.items():
+            progress(f"reading a history of {n} tokens")
+            read(engine, tokens[: n - n_used // 2])  # the rounds lie around the history they are named after
+        for i in range(n_rounds):
+            for n, engine in engines.items():
+                part = tokens[n + i * ROUND_READ : n + (i + 1) * ROUND_READ]
+                rates[n]["read"].append(ROUND_READ / read(engine, part))
+                rates[n]["decode"].append(ROUND_DECODE / generate(engine, ROUND_DECODE))
+            progress(f"round {i + 1} of {n_rounds}")
+        n_cells_end = {n: engine.stats.n_cells_peak for n, engine in engines.items()}
+    finally:
+        for engine in engines.values():
+            engine.close()
+    results: dict = {
+        str(n): {
+            "read_tokens_per_s": median(rates[n]["read"]),
+            "decode_tokens_per_s": median(rates[n]["decode"]),
+            "read_tokens_per_s_rounds": rates[n]["read"],
+            "decode_tokens_per_s_rounds": rates[n]["decode"],
+            "n_cells_peak": n_cells_end[n],
+        }
+        for n in histories
+    }
+    for kind in ("read", "decode"):
+        results[f"{kind}_spread"] = spread([median(rates[n][kind]) for n in histories])
+    return results
+
+
+def main() -> None:
+    options = parser(__doc__)
+    add_option(options)
+    options.add_argument("--cells", type=int, default=1024)
+    options.add_argument("--history", type=int, default=16384, help="part 1")
+    options.add_argument("--histories", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536], help="part 2")
+    options.add_argument("--rounds", type=int, default=5)
+    args = options.parse_args()
+    if args.quick:
+        args.cells, args.history, args.histories, args.rounds = 256, 1024, [2048, 3072], 1
+    settings, results = against_stock(args, args.history, args.cells, 8 if args.quick else STOCK_DECODE, args.rounds)
+    table(
+        [f"history {args.history}", "read tok/s", "decode tok/s"],
+        [[f"stock, {args.history} cells", f"{results['stock']['read_tokens_per_s']:.1f}",
+          f"{results['stock']['decode_tokens_per_s']:.1f}"],
+         [f"ours, {args.cells} cells", f"{results['ours']['read_tokens_per_s']:.1f}",
+          f"{results['ours']['decode_tokens_per_s']:.1f}"],
+         ["ratio", f"{results['read_ratio']:.2f}x", f"{results['decode_ratio']:.2f}x"]],
+    )  # fmt: skip
+    flat = flatness(args, args.histories, args.cells, args.rounds)
+    rows = [
+        [n, f"{flat[str(n)]['read_tokens_per_s']:.1f}", f"{flat[str(n)]['decode_tokens_per_s']:.1f}"] for n in args.histories
+    ]
+    rows.append(["spread", f"{100 * flat['read_spread']:.1f} %", f"{100 * flat['decode_spread']:.1f} %"])
+    table(["history of ours", "read tok/s", "decode tok/s"], rows)
+    report("speed", args, settings, {"against_stock": results, "flatness": flat})
+
+
+if __name__ == "__main__":
+    main()
