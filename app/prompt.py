@@ -54,6 +54,7 @@ class LineReader:
                 text += "\n" + line
             return text
         except EOFError:
+            print(file=sys.stderr)
             return None
         except KeyboardInterrupt:
             print(file=sys.stderr)

@@ -91,7 +91,7 @@ def read(engine: Engine, tokens: Sequence[int]) -> float:
 
 
 def generate(engine: Engine, n: int) -> float:
-    """Write exactly `n` tokens greedily after what was read; seconds it took. An end of text is answered with a newline."""
+    """Write exactly `n` tokens greedily after what was read; seconds it took. A newline is fed after an end of text."""
     start = time.perf_counter()
     newline: list[int] = []
     while n > 0:
@@ -188,23 +188,39 @@ def provenance(model: Path) -> dict:
         },
         "base_commit": base["commit"],
         "git_commit": _output("git", "rev-parse", "HEAD") or None,
-        "git_modified": bool(_output("git", "status", "--porcelain", "--", "lacache_gguf", "patches", "benchmarks/*.py")),
+        "git_modified": bool(
+            _output("git", "status", "--porcelain", "--", "lacache_gguf", "patches", "benchmarks/*.py")
+        ),
         "library": native.system_info().strip(),
         "model": {"file": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
     }
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence]) -> None:
-    """Columns for people; numbers to the right, floats as they were formatted."""
+    """Columns for people: those that begin with a number in the first row to the right, the others to the left."""
     cells = [[str(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    is_number = [i > 0 and len(cells) > 1 and cells[1][i][:1] in "0123456789+-" for i in range(len(headers))]
     for row in cells:
-        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))))
+        columns = zip(row, widths, is_number, strict=True)
+        print("  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in columns).rstrip())
     print(flush=True)
 
 
-def report(name: str, args: argparse.Namespace, settings: dict, results: dict) -> None:
-    """Print the JSON object as the last line of stdout, and write it to --json-out."""
+def check(name: str, value: float, at_most: float | None = None, at_least: float | None = None) -> dict:
+    """One number against what is wanted of it."""
+    met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+    limits = ((">=", at_least), ("<=", at_most))
+    wanted = " and ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)
+    return {"name": name, "value": value, "wanted": wanted, "met": bool(met)}
+
+
+def report(name: str, args: argparse.Namespace, settings: dict, results: dict, checks: Sequence[dict]) -> None:
+    """Print the checks, then the JSON object as the last line of stdout; write it to --json-out, too."""
+    table(
+        ["check", "value", "wanted", "met"],
+        [[c["name"], f"{c['value']:.4g}", c["wanted"], "yes" if c["met"] else "NO"] for c in checks],
+    )
     options = {key: value for key, value in vars(args).items() if key != "json_out"}
     options["model"] = Path(args.model).name  # no machine's paths in stored results
     options["threads"] = args.threads or default_n_threads()
@@ -214,6 +230,7 @@ def report(name: str, args: argparse.Namespace, settings: dict, results: dict) -
         "seconds": round(time.time() - _STARTED, 1),
         "options": options,
         "settings": settings,
+        "checks": list(checks),
         "results": results,
         "machine": machine(),
         **provenance(resolve(args.model).path),

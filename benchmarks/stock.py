@@ -1,7 +1,8 @@
 """The other side of a comparison: llama.cpp of the same commit without our patches.
 
 `find_or_build` gives the folder of its libraries: the one named by --stock-lib, else build/stock, compiled there once
-(4 minutes on 2 cores) from the pinned sdist with the options of our own build. `Stock` drives it in a process of its own.
+(4 minutes on 2 cores) from the pinned sdist with the options of our own build. `Stock` drives it in a process of its
+own.
 
     with Stock(find_or_build(None)) as stock:
         stock.open(model="model.gguf", n_ctx=1024, n_ubatch=512, n_threads=2, type_k="f16", type_v="f16")
@@ -26,15 +27,17 @@ from common import ROOT, progress
 
 BUILD = ROOT / "build" / "stock"
 OPTIONS = (  # as in our CMakeLists.txt: libraries and backends, nothing else
-    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF", "-DLLAMA_BUILD_COMMON=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF",
-    "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_OPENSSL=OFF",
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF",
+    "-DLLAMA_BUILD_COMMON=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_OPENSSL=OFF",
 )  # fmt: skip
 
 
 def add_option(options: argparse.ArgumentParser) -> None:
     """--stock-lib for benchmarks that need the stock library."""
-    options.add_argument("--stock-lib", type=Path, metavar="DIR", help="folder of a stock libllama; default: build/stock")
+    options.add_argument(
+        "--stock-lib", type=Path, metavar="DIR", help="folder of a stock libllama; default: build/stock"
+    )
 
 
 def _has_library(folder: Path) -> bool:
@@ -72,8 +75,8 @@ def _build(extra: list[str]) -> None:
     cmake = [shutil.which("cmake")] if shutil.which("cmake") else [_uv(), "tool", "run", "cmake"]
     build = BUILD / "build"
     ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
-    configure = [*cmake, "-S", str(source), "-B", str(build), *ninja, *OPTIONS, f"-DLLAMA_BUILD_COMMIT={base.commit[:9]}",
-                 "-DLLAMA_BUILD_NUMBER=0", *extra]  # fmt: skip
+    no_git = (f"-DLLAMA_BUILD_COMMIT={base.commit[:9]}", "-DLLAMA_BUILD_NUMBER=0")  # it would find our repository
+    configure = [*cmake, "-S", str(source), "-B", str(build), *ninja, *OPTIONS, *no_git, *extra]
     for command in (configure, [*cmake, "--build", str(build), "--target", "llama", "--parallel", str(os.cpu_count())]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -101,7 +104,7 @@ class Stock:
 
     def __init__(self, lib_dir: Path) -> None:
         environment = {**os.environ, "LLAMA_CPP_LIB_PATH": str(lib_dir)}
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("stock_worker.py"))],
             stdin=subprocess.PIPE,

@@ -27,7 +27,10 @@ class Worker:
     """One model, one context, one sequence; greedy sampling with llama.cpp's own sampler."""
 
     def info(self) -> dict:
-        return {"library": lib.llama_print_system_info().decode().strip(), "patched": hasattr(lib._lib, "llama_lacache_abi")}
+        return {
+            "library": lib.llama_print_system_info().decode().strip(),
+            "patched": hasattr(lib._lib, "llama_lacache_abi"),
+        }
 
     def open(
         self, model: str, n_ctx: int, n_ubatch: int, n_threads: int, type_k: str, type_v: str, n_gpu_layers: int = -1
@@ -75,8 +78,11 @@ class Worker:
         return {"seconds": time.perf_counter() - start, "n_past": self.n_past}
 
     def generate(self, n: int, n_keep: int | None = None) -> dict:
-        """Sample and feed `n` tokens, whatever they are. With `n_keep`, shift when the context is full as llama.cpp's own
-        programs do (tools/completion/completion.cpp): keep the first n_keep, discard half of the rest."""
+        """Sample and feed `n` tokens, whatever they are.
+
+        With `n_keep`, shift when the context is full, as llama.cpp's own programs do (tools/completion/completion.cpp):
+        keep the first n_keep, discard half of the rest.
+        """
         n_shifts, sum_cells = 0, 0
         start = time.perf_counter()
         for _ in range(n):

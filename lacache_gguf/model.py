@@ -102,7 +102,7 @@ class Model:
         return [bos] if bos >= 0 and self._lib.llama_vocab_get_add_bos(self.vocab) else []
 
     def tokenize_prompt(self, prompt: str, contents: Sequence[str] = ()) -> list[int]:
-        """Tokens of a rendered chat prompt: the template's control tokens count, those typed inside `contents` are text.
+        """Tokens of a rendered chat prompt: control tokens of the template count, those inside `contents` are text.
 
         `contents` are the messages' texts in the order in which they occur in `prompt`.
         """

@@ -21,6 +21,7 @@ from .writer import Net
 
 BUILDERS: dict[str, Callable[..., None]] = {
     "llama": decoders.llama,
+    "baichuan": decoders.baichuan,
     "smollm3": decoders.smollm3,
     "qwen2": decoders.qwen2,
     "qwen2vl": decoders.qwen2vl,
@@ -40,6 +41,8 @@ BUILDERS: dict[str, Callable[..., None]] = {
     "mamba": mixed.mamba,
     "deepseek2": mixed.deepseek2,
 }
+
+SLIM = {**MHA, "n_embd": 64, "head_dim": 32, "n_ff": 32}  # for those that must have many layers
 
 # what an architecture needs or is chosen to show; anything may be overridden in make()
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
@@ -61,6 +64,9 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "openelm": ("openelm", {"n_head": (2, 4, 4, 6), "n_head_kv": (1, 2, 4, 3)}),
     "deci": ("deci", {"n_head": (4, 4, 2, 4), "n_head_kv": (2, 4, 2, 1)}),
     "deci-empty": ("deci", {"n_head": (4, 0, 2, 4), "n_head_kv": (2, 0, 2, 1)}),
+    "baichuan": ("baichuan", {**SLIM, "n_layer": 32}),
+    "baichuan-13b": ("baichuan", {**SLIM, "n_layer": 40}),
+    "falcon-h1-freqs": ("falcon-h1", {"freq_factors": True}),
     "lfm2": ("lfm2", {"n_head": 2, "n_head_kv": (2, 0, 2, 0)}),
     "lfm2-swa": ("lfm2", {"n_head": 2, "n_head_kv": (2, 0, 2, 0), "n_swa": 24}),
     "jamba": ("jamba", {"n_head": 2, "n_head_kv": (2, 0, 2, 0)}),

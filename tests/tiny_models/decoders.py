@@ -23,6 +23,12 @@ def llama(net: Net, s: Sizes, *, freq_factors: bool = False, yarn_factor: float 
         yarn(net, yarn_factor)
 
 
+def baichuan(net: Net, s: Sizes) -> None:
+    """RoPE NORM with 32 layers; with 40 (the 13B model) ALiBi and no RoPE, which no metadata says."""
+    begin(net, s)
+    _plain_layers(net, s)
+
+
 def smollm3(net: Net, s: Sizes) -> None:
     """Like llama, but every fourth layer has no RoPE."""
     begin(net, s)

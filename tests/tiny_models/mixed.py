@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .parts import Sizes, attention, begin, feed_forward, norms
+from .parts import Sizes, attention, begin, feed_forward, norms, rope_freqs
 from .writer import Net
 
 D_CONV, D_STATE = 4, 16
@@ -42,9 +42,14 @@ def jamba(net: Net, s: Sizes) -> None:
     net.norm("output_norm.weight", s.n_embd)
 
 
-def falcon_h1(net: Net, s: Sizes) -> None:
-    """Hybrid: every layer has both attention (RoPE NEOX) and a Mamba-2 state."""
+def falcon_h1(net: Net, s: Sizes, *, freq_factors: bool = False) -> None:
+    """Hybrid: every layer has both attention (RoPE NEOX) and a Mamba-2 state.
+
+    Upstream loads frequency factors if a file has them, but its attention does not use them.
+    """
     begin(net, s)
+    if freq_factors:
+        rope_freqs(net, s)
     n_inner, n_group, n_ssm_head = 2 * s.n_embd, 1, 4
     n_conv = n_inner + 2 * n_group * D_STATE
     net.set(".ssm.conv_kernel", D_CONV)

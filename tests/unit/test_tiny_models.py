@@ -26,7 +26,7 @@ def test_file_can_be_read_back(name, tmp_path):
     assert tensors["token_embd.weight"].shape == (256, metadata[f"{arch}.embedding_length"])
     assert all(np.isfinite(values).all() for values in tensors.values())
     assert all(values.size == 1 or values.std() > 0 for values in tensors.values())
-    assert path.stat().st_size < 4 << 20
+    assert path.stat().st_size < 5 << 20
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.gguf"]
 
 

@@ -28,3 +28,30 @@ struct llama_kv_compact_plan {
     std::vector<std::pair<uint32_t, llama_pos>> pos; // cells that get a new position
     std::vector<uint32_t>                       rm;  // cells that the sequence leaves
 };
+
+// the inputs of one pattern in the graph of one block
+struct llama_kv_compact_inputs {
+    int64_t i0 = 0; // rows [i0, i0 + n) of the pattern
+    int64_t n  = 0;
+
+    ggml_tensor * src   = nullptr; // I32 [n]
+    ggml_tensor * dst   = nullptr; // I64 [n]
+    ggml_tensor * delta = nullptr; // I32 [n]
+
+    // transposed V: cells [lo, hi) are rewritten in order
+    int64_t lo = 0;
+    int64_t hi = 0;
+
+    ggml_tensor * perm = nullptr; // I32 [hi - lo]
+};
+
+// how a plan is cut into blocks, and what the graph of the current block reads
+struct llama_kv_compact_graph {
+    int64_t n_blocks   = 0;
+    int64_t n_rows_blk = 0; // cells per block
+    int64_t n_dims_blk = 0; // channels of transposed V per block
+
+    std::vector<llama_kv_compact_inputs> inps; // one per pattern
+
+    ggml_tensor * rot = nullptr; // Hadamard matrix of quantized K
+};

@@ -1,0 +1,176 @@
+"""Does rotating keys again and again wear them out? K rows after 500 compactions against fresh ones, and perplexity.
+
+Part 1, keys. The K row of layer 0 depends on nothing but its token and its position, so it can be computed afresh,
+exactly: the tokens that layer 0 holds at the end are read by a new engine of the same KV type, in the same order.
+Error = the mean over rows of |K - K32| / |K32|, K32 being the fresh rows in f32 (a quantized K is taken out of its
+Hadamard basis first). Two ways to 500 compactions at 1,024 cells: SinkWindow dropping one cell at every token (the
+rows compared were all rotated 500 times: the worst there is), and the product's default policy freeing 16 cells at a
+time (rows rotated as often as it happens). V is f16 throughout, and never changes.
+Part 2, quality. Perplexity of 3,000 tokens under the default policy at 256 and 1,024 cells, freeing 16 cells at a
+time (what the product does at the smallest budgets; at these it frees 64 and 128, which wears keys less), relative to
+f16 under the same policy, over the same ratio with a full cache:
+    excess = (ppl(type, policy) / ppl(f16, policy)) / (ppl(type, full) / ppl(f16, full))
+so that a type's error without compaction is not held against it. Wanted: at most 1.03, else the type must be refused.
+
+    python benchmarks/drift.py --json-out benchmarks/results/2026-01-31-drift.json
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import numpy as np
+from common import ROOT, check, load_tokens, parser, progress, report, table
+
+from lacache_gguf import Engine, Full, SinkWindow, native
+from lacache_gguf.gguf_header import read_header
+from lacache_gguf.kv_budget import KvGeometry
+from lacache_gguf.memory import Memory
+
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("native", "reference")]
+from kv_oracle import change_basis, hadamard_size  # noqa: E402 - found by the line above
+from kv_state import parse_seq  # noqa: E402
+
+ALL_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+KEY_TYPES = ("f16", "q8_0", "q4_0")
+PAIRS = (*((kind, kind) for kind in ALL_TYPES), ("q8_0", "q4_0"))
+N_BLOCK, LIMIT = 16, 1.03
+
+
+def keys(engine: Engine) -> np.ndarray:
+    """float64 [n_cells, n_embd_k]: K of layer 0 in order of position, in the basis of the model."""
+    lib, ctx = native.load(), engine._context.ptr
+    buffer = (ctypes.c_uint8 * lib.llama_state_seq_get_size(ctx, 0))()
+    if lib.llama_state_seq_get_data(ctx, buffer, len(buffer), 0) != len(buffer):
+        raise SystemExit("the state of the sequence could not be read")
+    rows = parse_seq(bytes(buffer)).full.k[0]
+    layer = KvGeometry.from_metadata(read_header(engine.model.path).metadata).layers[0]
+    values = rows.values().astype(np.float64).reshape(-1, layer.n_head_kv, layer.n_embd_head_k)
+    return change_basis(values, hadamard_size(rows.type, layer.n_embd_head_k)).reshape(len(values), -1)
+
+
+def rotations(policy, n_layer: int, n_cells: int, n_tokens: int, n_ubatch: int) -> np.ndarray:
+    """int64 [n_cells]: how often each key of layer 0 was rotated, by replaying the plans as the memory makes them."""
+    count = np.zeros(n_cells, dtype=np.int64)
+
+    def compact(keep: np.ndarray) -> None:
+        row = keep[0]
+        count[: len(row)] = count[row] + (row != np.arange(len(row)))
+        count[len(row) :] = 0
+
+    memory = Memory(policy, n_layer, n_cells, compact)
+    for first in range(0, n_tokens, n_ubatch):
+        n = min(n_ubatch, n_tokens - first)
+        memory.make_room(n, n_block=1)  # as Engine.nll does
+        memory.advance(n)
+    return count[: memory.n_cells]
+
+
+def relative_error(rows: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """float64 [n_cells]: |row - exact| / |exact|."""
+    return np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
+
+
+def key_drift(args, kinds: tuple[tuple[str, ...], tuple[str, ...]], n_cells: int, n_compactions: int) -> dict:
+    """Part 1; `kinds` for either way."""
+    results: dict = {}
+    ways = (
+        ("one cell at a time", SinkWindow(n_sink=4), 1),
+        ("blocks of 16", None, N_BLOCK),
+    )  # name, policy, tokens at a time
+    for (name, policy, n_ubatch), kinds_here in zip(ways, kinds, strict=True):
+        for kind in kinds_here:
+            progress(f"keys, {name}, {kind}")
+            settings = {"n_ctx": n_cells, "type_k": kind, "n_threads": args.threads}
+            with Engine(args.model, policy=policy, **settings) as engine:
+                tokens = load_tokens(engine, n_cells + n_compactions * n_ubatch)
+                engine.nll(np.append(tokens, tokens[:1]), n_ubatch=n_ubatch)
+                drifted, held, n_done = keys(engine), engine.held[0].copy(), engine.stats.n_compactions
+                count = rotations(engine.policy, engine.n_layer, n_cells, len(tokens), n_ubatch)
+            fresh = {}
+            for fresh_kind in {kind, "f32"}:
+                with Engine(args.model, policy=Full(), **{**settings, "type_k": fresh_kind}) as engine:
+                    for _ in engine.read(tokens[held]):
+                        pass
+                    fresh[fresh_kind] = keys(engine)
+            error, error_fresh = (relative_error(rows, fresh["f32"]) for rows in (drifted, fresh[kind]))
+            most = count == count.max()
+            results.setdefault(name, {})[kind] = {
+                "n_compactions": n_done,
+                "rotations_max": int(count.max()),
+                "rotations_mean": float(count.mean()),
+                "rows_with_max": int(most.sum()),
+                "error_fresh": float(error_fresh[most].mean()),
+                "error": float(error[most].mean()),
+                "error_all_rows": float(error.mean()),
+                "error_by_rotations": {
+                    str(n): float(error[count == n].mean()) for n in (0, 1, 4, 16, 64, 256) if (count == n).any()
+                },
+            }
+    return results
+
+
+def quality(args, pairs: tuple[tuple[str, str], ...], n_tokens: int, budgets: tuple[int, ...]) -> dict:
+    """Part 2: perplexities and the excess per budget; `pairs` must begin with f16."""
+    results: dict = {}
+    n_full = -(-n_tokens // 256) * 256
+    for type_k, type_v in pairs:
+        entry: dict = {"perplexity": {}, "excess": {}}
+        for n_cells in (n_full, *budgets):
+            name = "full" if n_cells == n_full else str(n_cells)
+            progress(f"quality, K {type_k}, V {type_v}, {name} cells")
+            settings = {"n_ctx": n_cells, "type_k": type_k, "type_v": type_v, "n_threads": args.threads}
+            with Engine(args.model, policy=Full() if name == "full" else None, **settings) as engine:
+                nll = engine.nll(load_tokens(engine, n_tokens + 1), n_ubatch=N_BLOCK)
+                entry["perplexity"][name] = float(np.exp(nll.mean(dtype=np.float64)))
+                entry.setdefault("n_compactions", {})[name] = engine.stats.n_compactions
+        results[f"{type_k}/{type_v}"] = entry
+        base = results["f16/f16"]["perplexity"]
+        for n_cells in map(str, budgets):
+            own = entry["perplexity"]["full"] / base["full"]
+            entry["excess"][n_cells] = entry["perplexity"][n_cells] / base[n_cells] / own
+        entry["within_limit"] = max(entry["excess"].values()) <= LIMIT
+    return results
+
+
+def percent(share: float) -> str:
+    """For a table."""
+    return f"{100 * share:.4f} %"
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    pairs = tuple(sorted(PAIRS, key=lambda pair: pair != ("f16", "f16")))
+    kinds, n_cells, n_compactions, n_tokens, budgets = (ALL_TYPES, KEY_TYPES), 1024, 500, 3000, (256, 1024)
+    if args.quick:
+        kinds, pairs = (("f16", "q4_0"), ("f16",)), (("f16", "f16"), ("q4_0", "q4_0"))
+        n_cells, n_compactions, n_tokens, budgets = 256, 40, 500, (256,)
+    drift = key_drift(args, kinds, n_cells, n_compactions)
+    for name, by_kind in drift.items():
+        x = next(iter(by_kind.values()))
+        print(f"{name}: {x['n_compactions']} compactions, {x['rows_with_max']} rows rotated {x['rotations_max']} times")
+        table(
+            ["K of layer 0", "error fresh", "error drifted", "drifted / fresh", "all rows"],
+            [[kind, percent(x["error_fresh"]), percent(x["error"]),
+              f"{x['error'] / x['error_fresh']:.2f}x" if x["error_fresh"] else "-", percent(x["error_all_rows"])]
+             for kind, x in by_kind.items()],
+        )  # fmt: skip
+    by_pair = quality(args, pairs, n_tokens, budgets)
+    table(
+        ["K/V", *(f"ppl {name}" for name in ("full", *budgets)), *(f"excess {n}" for n in budgets), f"<= {LIMIT}"],
+        [[name, *(f"{ppl:.3f}" for ppl in x["perplexity"].values()), *(f"{e:.4f}" for e in x["excess"].values()),
+          "yes" if x["within_limit"] else "NO: refuse"] for name, x in by_pair.items()],
+    )  # fmt: skip
+    settings = {"n_cells": n_cells, "n_tokens_quality": n_tokens, "n_ubatch_quality": N_BLOCK, "limit": LIMIT}
+    checks = [
+        check(f"{name}: excess perplexity at {n} cells", excess, at_most=LIMIT)
+        for name, x in by_pair.items()
+        for n, excess in x["excess"].items()
+        if name != "f16/f16"
+    ]
+    report("drift", args, settings, {"keys": drift, "quality": by_pair}, checks)
+
+
+if __name__ == "__main__":
+    main()
