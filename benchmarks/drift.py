@@ -140,9 +140,14 @@ def percent(share: float) -> str:
 
 
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--types", nargs="+", choices=ALL_TYPES, default=ALL_TYPES, metavar="TYPE", help="part 1")
+    options.add_argument("--tokens", type=int, default=3000, help="part 2")
+    options.add_argument("--budgets", type=int, nargs="+", default=[256, 1024], metavar="CELLS", help="part 2")
+    args = options.parse_args()
     pairs = tuple(sorted(PAIRS, key=lambda pair: pair != ("f16", "f16")))
-    kinds, n_cells, n_compactions, n_tokens, budgets = (ALL_TYPES, KEY_TYPES), 1024, 500, 3000, (256, 1024)
+    kinds = tuple(args.types), tuple(kind for kind in KEY_TYPES if kind in args.types)
+    n_cells, n_compactions, n_tokens, budgets = 1024, 500, args.tokens, tuple(args.budgets)
     if args.quick:
         kinds, pairs = (("f16", "q4_0"), ("f16",)), (("f16", "f16"), ("q4_0", "q4_0"))
         n_cells, n_compactions, n_tokens, budgets = 256, 40, 500, (256,)

@@ -80,7 +80,8 @@ def _build(extra: list[str]) -> None:
     for command in (configure, [*cmake, "--build", str(build), "--target", "llama", "--parallel", str(os.cpu_count())]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"the stock build failed:\n{(done.stdout + done.stderr)[-3000:]}")
+            output = (done.stdout + done.stderr)[-3000:]
+            raise SystemExit(f"the stock build failed, `{' '.join(command[:3])} ...` gave {done.returncode}:\n{output}")
 
 
 def _uv() -> str:
