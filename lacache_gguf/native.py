@@ -25,10 +25,6 @@ from lacache_gguf.errors import LacacheError, OutOfMemory
 ABI = 1  # LLAMA_LACACHE_ABI this module was written for
 _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
 
-# OpenMP threads spin this often at a barrier before they sleep. libgomp's default of milliseconds lets a busy second
-# program slow decoding down tenfold; a few microseconds cost nothing when the machine is ours.
-_SPIN_COUNT = "10000"
-
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
 
 
@@ -70,7 +66,6 @@ def load():
     if "llama_cpp" in sys.modules and os.environ.get("LLAMA_CPP_LIB_PATH") != str(directory):
         raise NativeError("llama_cpp was imported before lacache_gguf with another library; import lacache_gguf first")
     os.environ["LLAMA_CPP_LIB_PATH"] = str(directory)
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     try:
         import llama_cpp
     except (OSError, RuntimeError, FileNotFoundError) as error:
