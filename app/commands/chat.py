@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from lacache_app import options
-from lacache_app.chat import ChatSession, Leave
+from lacache_app.console import ChatSession, Leave
 from lacache_app.prompt import LineReader
 from lacache_app.terminal import Terminal
 

@@ -1,4 +1,4 @@
-"""chat: the conversation, its commands, Ctrl-C, the history file, and typed lines."""
+"""lacache chat: the conversation, its commands, Ctrl-C, the history file, and typed lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from lacache_app import prompt
-from lacache_app.chat import ChatSession, Leave
+from lacache_app.console import ChatSession, Leave
 from lacache_app.prompt import LineReader
 from lacache_app.terminal import Terminal
 

@@ -1,4 +1,4 @@
-"""A conversation and its commands, apart from where lines come from.
+"""The chat in the terminal: a conversation and its commands, apart from where lines come from.
 
 What it is: `ChatSession.handle(line)` answers a message or carries out a command.
 What it does not know: line editing, argument parsing, how an engine remembers.
