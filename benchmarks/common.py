@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,24 +81,33 @@ def load_tokens(engine: Engine, n: int) -> np.ndarray:
 # ---- driving an engine ---------------------------------------------------------------------------------------------
 
 
-def read(engine: Engine, tokens: Sequence[int]) -> float:
-    """Feed `tokens`; seconds it took, the backend's queue included."""
-    start = time.perf_counter()
+def clock(n_threads: int) -> Callable[[], float]:
+    """Seconds of CPU time for one thread, else of wall time.
+
+    One thread waits for nobody, so its CPU time hardly minds what else runs on the machine. Threads of llama.cpp spin
+    while they wait for each other, and spinning is CPU time, too.
+    """
+    return time.process_time if n_threads == 1 else time.perf_counter
+
+
+def read(engine: Engine, tokens: Sequence[int], now: Callable[[], float] = time.perf_counter) -> float:
+    """Feed `tokens`; seconds it took by the clock `now`, the backend's queue included."""
+    start = now()
     for _ in engine.read(tokens):
         pass
     engine._context.logits()  # waits for the backend
-    return time.perf_counter() - start
+    return now() - start
 
 
-def generate(engine: Engine, n: int) -> float:
+def generate(engine: Engine, n: int, now: Callable[[], float] = time.perf_counter) -> float:
     """Write exactly `n` tokens greedily after what was read; seconds it took. A newline is fed after an end of text."""
-    start = time.perf_counter()
+    start = now()
     newline: list[int] = []
     while n > 0:
         for event in engine.generate(newline, max_tokens=n, temperature=0.0):
             n -= isinstance(event, Step)
         newline = engine.tokenize("\n")
-    return time.perf_counter() - start
+    return now() - start
 
 
 def nll_chunks(engine: Engine, tokens: np.ndarray, n_ubatch: int) -> Iterator[np.ndarray]:

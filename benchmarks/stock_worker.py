@@ -2,7 +2,7 @@
 
 Started by `stock.Stock`; reads one JSON request a line from stdin, answers one JSON line on stdout. Uses only the
 low-level functions of `llama_cpp`, on the library that LLAMA_CPP_LIB_PATH names, and refuses a patched one.
-Seconds are measured here, around the work alone.
+Seconds are measured here, around the work alone: of wall time and of CPU time.
 """
 
 from __future__ import annotations
@@ -71,11 +71,12 @@ class Worker:
 
     def read(self, tokens: list[int]) -> dict:
         """Feed tokens, n_ubatch at a time, no limit but n_ctx."""
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for first in range(0, len(tokens), self.n_batch):
             self._decode(tokens[first : first + self.n_batch])
         lib.llama_synchronize(self.ctx)
-        return {"seconds": time.perf_counter() - start, "n_past": self.n_past}
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "n_past": self.n_past}
 
     def generate(self, n: int, n_keep: int | None = None) -> dict:
         """Sample and feed `n` tokens, whatever they are.
@@ -84,7 +85,7 @@ class Worker:
         keep the first n_keep, discard half of the rest.
         """
         n_shifts, sum_cells = 0, 0
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for _ in range(n):
             token = lib.llama_sampler_sample(self.sampler, self.ctx, -1)
             if n_keep is not None and self.n_past + 1 >= self.n_ctx:
@@ -96,8 +97,14 @@ class Worker:
             self._decode([token])
             sum_cells += self.n_past
         lib.llama_synchronize(self.ctx)
-        seconds = time.perf_counter() - start
-        return {"seconds": seconds, "n_past": self.n_past, "n_shifts": n_shifts, "mean_cells": sum_cells / n}
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+        return {
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "n_past": self.n_past,
+            "n_shifts": n_shifts,
+            "mean_cells": sum_cells / n,
+        }
 
 
 def main() -> None:
