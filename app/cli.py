@@ -14,10 +14,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS = ("demo", "chat", "summarize", "models", "doctor")
+COMMANDS = ("app", "demo", "chat", "summarize", "models", "doctor")
 
 _EXAMPLES = """\
 examples:
+  lacache app                                   chat, documents and the memory map in the browser
   lacache demo                                  watch a model read three times its context
   lacache summarize report.md notes.txt         summarize files of any length
   curl -s URL | lacache summarize - --json      ... or standard input, as one JSON object

@@ -143,9 +143,15 @@ _GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
 _POLICY_FIELDS = {"span": "span", "overlap": "overlap", "sink": "n_sink", "recent": "n_recent"}
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add all groups to a command's parser. Values stay None until `fill_defaults`, to tell a flag from a default."""
+def add_engine_options(parser: argparse.ArgumentParser, sampling: bool = True) -> None:
+    """Add all groups to a command's parser. Values stay None until `fill_defaults`, to tell a flag from a default.
+
+    Without `sampling` those flags are left out: a command that lets its user choose them elsewhere.
+    """
     for title, options in _GROUPS.items():
+        if title == "sampling" and not sampling:
+            parser.set_defaults(**{option.dest: None for option in options})
+            continue
         group = parser.add_argument_group(title)
         for option in options:
             group.add_argument(
@@ -179,6 +185,11 @@ def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
             f"environment variables LLAMA_ARG_CTX_SIZE={args.ctx_size} and LACACHE_KV_BUDGET={args.kv_budget} both set "
             "the KV memory; unset one, or give -c or --kv-budget"
         )
+
+
+def is_any_given(args: argparse.Namespace) -> bool:
+    """Whether a flag or an environment variable sets something about the model or its memory."""
+    return any(getattr(args, option.dest) is not None or os.environ.get(option.env) for option in (*MODEL, *MEMORY))
 
 
 def is_offline(args: argparse.Namespace) -> bool:

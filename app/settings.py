@@ -1,0 +1,102 @@
+"""What was chosen in the app and must outlive it: one small JSON file, written whole or not at all.
+
+What it is: `load_settings` and `save_settings` for the engine's settings, `load_value` and `save_value` for anything
+else that is JSON (a folder of models, whether the welcome was seen).
+What it does not know: who chose, and what flags say today; a flag wins over what is stored here.
+
+    save_settings(folder, EngineSettings(kv_budget="64MiB"))
+    load_settings(folder).kv_budget    # "64MiB"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from lacache_app.host import EngineSettings
+
+_log = logging.getLogger(__name__)
+_FILE = "settings.json"
+_lock = threading.Lock()  # one process writes; its threads take turns
+
+
+def load_settings(folder: Path) -> EngineSettings | None:
+    """The stored engine settings, or None if there are none or they make no sense (which is logged)."""
+    stored = load_value(folder, "engine")
+    if stored is None:
+        return None
+    try:
+        return from_dict(stored)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        _log.warning("the stored settings in %s are not used: %s", folder / _FILE, error)
+        return None
+
+
+def save_settings(folder: Path, settings: EngineSettings) -> None:
+    """Store the engine settings for the next start."""
+    save_value(folder, "engine", as_dict(settings))
+
+
+def load_value(folder: Path, name: str, default: Any = None) -> Any:
+    """A stored value, or the default."""
+    return _read(folder / _FILE).get(name, default)
+
+
+def save_value(folder: Path, name: str, value: Any) -> None:
+    """Store a value that JSON can hold; the file is replaced at once, mode 0600."""
+    with _lock:
+        path = folder / _FILE
+        text = json.dumps({**_read(path), name: value}, indent=1, sort_keys=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".settings-")  # mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def as_dict(settings: EngineSettings) -> dict[str, Any]:
+    """Settings as plain values; a policy as its name and fields."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    policy = values.pop("policy")
+    return {**values, "policy": policy and {"name": policy.name, **dataclasses.asdict(policy)}}
+
+
+def from_dict(values: dict[str, Any]) -> EngineSettings:
+    """The inverse of `as_dict`; fields it does not know are left out. Raises what nonsense raises."""
+    from lacache_gguf.policies import POLICIES
+
+    known = {field.name: field for field in dataclasses.fields(EngineSettings)}
+    chosen = {name: value for name, value in values.items() if name in known}
+    if policy := chosen.get("policy"):
+        fields = {name: value for name, value in policy.items() if name != "name"}
+        chosen["policy"] = POLICIES[policy["name"]](**fields)
+    for name in ("model", "type_k", "type_v"):
+        if not isinstance(chosen.get(name, ""), str):
+            raise ValueError(f"{name} is {chosen[name]!r}, not a text")
+    for name in ("n_ctx", "n_ubatch", "n_gpu_layers", "n_threads"):
+        value = chosen.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{name} is {value!r}, not a whole number")
+    return EngineSettings(**chosen)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _log.warning("%s is not used: %s", path, error)
+        return {}
+    return stored if isinstance(stored, dict) else {}

@@ -1,0 +1,57 @@
+"""The app in the browser: one file per tab, each with ID, TITLE, `build(ctx)` and `wire(ctx, own, shared)`.
+
+What it is: `TABS` and `build_app`, which builds all tabs (components first, then events, so that an event may refer to
+any tab), the header, the welcome and the memory panel beside them.
+What it does not know: how it is served (server.py) or what the tabs do. A new tab is one file and one line in `TABS`.
+
+    demo = build_app(ctx)              # gr.Blocks
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+from lacache_app.ui import shell
+from lacache_app.ui.context import Context
+
+
+def _optional(*names: str) -> tuple[ModuleType, ...]:
+    found = [name for name in names if importlib.util.find_spec(f"lacache_app.ui.{name}")]
+    return tuple(importlib.import_module(f"lacache_app.ui.{name}") for name in found)
+
+
+TABS = _optional("chat_tab", "documents_tab", "models_tab", "compare_tab")
+PANEL = _optional("memory_panel")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Components that several tabs use."""
+
+    tabs: gr.Tabs  # select one with gr.Tabs(selected=ID)
+    conversation: gr.State  # id of the open conversation, "" = a new one
+    demo: gr.Blocks
+
+
+def build_app(ctx: Context) -> gr.Blocks:
+    """All components and their events."""
+    built: list[tuple[ModuleType, Any]] = []
+    with gr.Blocks(title="LaCache", fill_width=True, delete_cache=(3600, 86400), analytics_enabled=False) as demo:
+        conversation = gr.State("")
+        shell.build_header()
+        with gr.Row(elem_id="lc-body"):
+            with gr.Column(elem_id="lc-main", scale=3, min_width=320), gr.Tabs(elem_id="lc-tabs") as tabs:
+                for tab in TABS:
+                    with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):
+                        built.append((tab, tab.build(ctx)))
+            with gr.Column(elem_id="lc-side", scale=1, min_width=300):
+                built += [(panel, panel.build(ctx)) for panel in PANEL]
+        shared = Shared(tabs, conversation, demo)
+        for module, own in built:
+            module.wire(ctx, own, shared)
+    return demo
