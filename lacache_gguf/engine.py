@@ -131,6 +131,7 @@ class Engine:
         """Forget everything that was read and start the counters anew."""
         self._context.clear()
         self._memory.reset()
+        self._seen: list[int] = []
         self._pending: list[int] = []  # sampled, not yet fed
         self._has_logits = False
         self._conversation = Conversation(self._model)
@@ -166,6 +167,15 @@ class Engine:
     def render(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> str:
         """The model's chat template applied to {"role", "content"} messages, in a sandbox."""
         return self._model.render(messages, add_generation_prompt)
+
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token; a piece may end inside a character. Raises UsageError outside the vocabulary."""
+        return self._model.piece(token)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Every token fed, in order: int32 [n_seen], read-only."""
+        return np.asarray(self._seen, dtype=np.int32)
 
     @property
     def held(self) -> np.ndarray:
@@ -233,6 +243,7 @@ class Engine:
         self._memory.make_room(len(chunk), n_block)
         self._context.decode(chunk, self._memory.pos_next, all_logits)
         self._memory.advance(len(chunk))
+        self._seen.extend(int(token) for token in chunk)
         self._has_logits = True
 
     # ---- writing ---------------------------------------------------------------------------------------------------
@@ -318,10 +329,11 @@ class Engine:
 
     # ---- chat ------------------------------------------------------------------------------------------------------
 
-    def chat(
+    def answer(
         self,
         messages: Sequence[dict],
         *,
+        pinned: str = "",
         max_tokens: int | None = None,
         temperature: float = 0.8,
         top_k: int = 40,
@@ -330,9 +342,8 @@ class Engine:
         repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        on_progress: Callable[[Progress], None] | None = None,
-    ) -> Iterator[str]:
-        """Answer the last of `messages`; yields pieces of text. The system message is pinned.
+    ) -> Iterator[Progress | Step]:
+        """Events of the answer to the last of `messages`. The system message is pinned.
 
         What the memory already holds of the conversation is not read again. If an earlier message was edited or
         removed, everything is forgotten and re-read, so no answer comes from stale cells.
@@ -349,13 +360,20 @@ class Engine:
         self._conversation.transcript = None
         written = ""
         for event in self._generate(tokens, n_pinned, max_tokens, settings, stop, 0):
+            if isinstance(event, Step):
+                written += event.text
+                self._conversation.transcript = prompt + written
+            yield event
+
+    def chat(
+        self, messages: Sequence[dict], *, on_progress: Callable[[Progress], None] | None = None, **options
+    ) -> Iterator[str]:
+        """`answer` as pieces of text; `on_progress` gets the events of the reading."""
+        for event in self.answer(messages, **options):
             if isinstance(event, Progress):
                 if on_progress:
                     on_progress(event)
-                continue
-            written += event.text
-            self._conversation.transcript = prompt + written
-            if event.text:
+            elif event.text:
                 yield event.text
 
     # ---- measuring -------------------------------------------------------------------------------------------------

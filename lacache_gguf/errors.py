@@ -57,3 +57,21 @@ class DownloadError(LacacheError):
     """The model hub could not be reached or refused."""
 
     exit_code = 8
+
+
+class DamagedCheckpoint(LacacheError):
+    """A saved memory that is cut short, altered or no such file at all; nothing was loaded."""
+
+    exit_code = 9
+
+
+class CheckpointMismatch(LacacheError):
+    """A saved memory of another model, budget, KV type or policy; nothing was loaded."""
+
+    exit_code = 10
+
+
+class StorageError(LacacheError):
+    """A file could not be written: the disk is full, the folder is read-only; what was there before is still there."""
+
+    exit_code = 11

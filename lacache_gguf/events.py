@@ -7,19 +7,30 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """After every ubatch of a read: tokens done and to do, cells in use, and how fast."""
+    """After every ubatch of a read: tokens done and to do, cells in use, and how fast.
+
+    `n_before` of the `n_done` tokens were in the memory when this call began (a conversation that goes on, a read that
+    was stopped or came from a checkpoint); speed counts the others.
+    """
 
     n_done: int
     n_total: int
     n_cells: int
     n_ctx: int
     n_compactions: int
-    seconds: float
+    seconds: float  # of this call
+    n_before: int = 0
 
     @property
     def tokens_per_s(self) -> float:
-        """Reading speed of this read so far, compactions included."""
-        return self.n_done / self.seconds if self.seconds > 0 else 0.0
+        """Reading speed of this call so far, compactions included."""
+        return (self.n_done - self.n_before) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds until the read is done at the speed so far; 0 when it is done or nothing is known yet."""
+        speed = self.tokens_per_s
+        return (self.n_total - self.n_done) / speed if speed > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import numpy as np
 from lacache_gguf.errors import MemoryFull, UsageError
 from lacache_gguf.policies import Policy, View
 
+_COUNTERS = ("n_seen", "n_cells", "n_cells_peak", "n_pinned", "n_compactions", "seconds_compact", "cursor", "sweep")
+
 
 class Memory:
     """Counts cells and calls the policy; the budget `n_ctx` is never exceeded, the newest token included."""
@@ -40,8 +42,8 @@ class Memory:
         self.n_pinned = 0
         self.n_compactions = 0
         self.seconds_compact = 0.0
-        self._cursor = 0
-        self._sweep = 0
+        self.cursor = 0
+        self.sweep = 0
 
     @property
     def pos_next(self) -> int:
@@ -91,12 +93,12 @@ class Memory:
         n_free = max(n_need, min(self.n_block if n_block is None else n_block, self._n_free_max()))
         start = time.perf_counter()
         plan = self.policy.plan(
-            View(self.n_layer, self.n_cells, n_free, self.n_pinned, cursor=self._cursor, sweep=self._sweep)
+            View(self.n_layer, self.n_cells, n_free, self.n_pinned, cursor=self.cursor, sweep=self.sweep)
         )
         n_kept = plan.keep.shape[1]
         self._compact(plan.keep)
         self._held[:, :n_kept] = np.take_along_axis(self._held, plan.keep, axis=1)
-        self._cursor, self._sweep = plan.cursor, plan.sweep
+        self.cursor, self.sweep = plan.cursor, plan.sweep
         self.n_cells = n_kept
         self.n_compactions += 1
         self.seconds_compact += time.perf_counter() - start
@@ -109,6 +111,45 @@ class Memory:
         self.n_cells = end
         self.n_seen += n_tokens
         self.n_cells_peak = max(self.n_cells_peak, end)
+
+    @property
+    def n_retractable(self) -> int:
+        """Newest tokens that can be taken back: every layer still holds all of them, in its last cells."""
+        held = self.held
+        n = min(self.n_cells, self.n_seen)
+        is_newest = (held == np.arange(self.n_seen - n, self.n_seen, dtype=np.int32)).all(axis=0)
+        return n if is_newest.all() else int(np.argmin(is_newest[::-1]))
+
+    def retract(self, n_tokens: int) -> None:
+        """Take the newest `n_tokens` back, as if they had never been fed; the caller frees the cells.
+
+        What was thinned to make room for them stays thinned. Raises UsageError beyond `n_retractable`.
+        """
+        if not 0 <= n_tokens <= self.n_retractable:
+            raise UsageError(f"{n_tokens} tokens cannot be taken back, {self.n_retractable} can")
+        self.n_cells -= n_tokens
+        self.n_seen -= n_tokens
+
+    def state(self) -> tuple[dict[str, int | float], np.ndarray]:
+        """(counters, held int32 [n_layer, n_cells]): all that `restore` needs, apart from policy and budget."""
+        return {name: getattr(self, name) for name in _COUNTERS}, self.held
+
+    def restore(self, counters: dict[str, int | float], held: np.ndarray) -> None:
+        """Set what `state` gave; the caller fills the cells. Raises ValueError, changing nothing, if it cannot be."""
+        values = {name: type(getattr(self, name))(counters[name]) for name in _COUNTERS}
+        n_seen, n_cells = values["n_seen"], values["n_cells"]
+        is_possible = (
+            min(values.values()) >= 0 and n_cells <= values["n_cells_peak"] <= self.n_ctx and n_cells <= n_seen
+        )
+        if not is_possible or values["n_pinned"] > self.n_ctx:
+            raise ValueError(f"counters that contradict each other or the budget of {self.n_ctx} cells: {values}")
+        if held.shape != (self.n_layer, n_cells) or held.dtype != np.int32:
+            raise ValueError(f"held is {held.dtype} {held.shape}, not int32 {(self.n_layer, n_cells)}")
+        if n_cells and not (held.min() >= 0 and held.max() < n_seen and (np.diff(held, axis=1) > 0).all()):
+            raise ValueError("held names tokens that were never fed, or not in order")
+        for name, value in values.items():
+            setattr(self, name, value)
+        self._held[:, :n_cells] = held
 
     def _n_free_max(self) -> int:
         return self.policy.n_free_max(self.n_layer, self.n_ctx, self.n_pinned)

@@ -6,31 +6,36 @@ LACACHE_REQUIRE=native,model (set in CI) turns those skips into failures.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from lacache_gguf.catalog import DEFAULT_MODEL, ResolvedModel, resolve
-from lacache_gguf.errors import LacacheError, MemoryFull
+from lacache_gguf.errors import CheckpointMismatch, DamagedCheckpoint, LacacheError, MemoryFull
 from lacache_gguf.events import Progress, Stats, Step
+from lacache_gguf.memory import Memory
 from lacache_gguf.policies import default_policy
 
 CONTROL = ("<|start|>", "<|end|>", "<|eot|>")
 
 
 class FakeEngine:
-    """Engine's interface over bytes: token = byte, three control tokens, an answer that only depends on what was read.
+    """Engine's interface over bytes: token = byte, three control tokens, a reply that only depends on what was read.
 
-    The memory is a count: cells fill up to n_ctx, then every ubatch makes room for itself, as in the real one. Each
-    instance remembers `settings` (its constructor's), `seen` (all tokens fed) and `n_pinned`.
+    Its memory is the real `Memory` with cells that hold nothing, so `held`, counters and compactions are what the
+    policy makes of them. Each instance remembers `settings` (its constructor's) and the last call's `messages` and
+    `sampling`.
     """
 
     opened: ClassVar[list[FakeEngine]] = []
-    answer = "A summary of {n} tokens, café included."
+    reply = "A summary of {n} tokens, café included."
 
     def __init__(
         self, model: str = DEFAULT_MODEL, n_ctx: int | None = None, policy: Any = None, **settings: Any
@@ -38,10 +43,12 @@ class FakeEngine:
         self.settings = {"model": model, "n_ctx": n_ctx, "policy": policy, **settings}
         self.n_ctx, self.n_ctx_train, self.n_layer = n_ctx or 1024, 8192, 30
         self.n_ubatch = settings.get("n_ubatch") or 512
+        self.type_k, self.type_v = settings.get("type_k") or "f16", settings.get("type_v") or "f16"
         self.policy = policy or default_policy(self.n_layer, self.n_ctx)
         self.model = ResolvedModel(Path("fake.gguf"), "fake", "MIT", "path")
         self.sampling: dict[str, Any] = {}
         self.is_closed = False
+        self._memory = Memory(self.policy, self.n_layer, self.n_ctx, lambda keep: None)
         FakeEngine.opened.append(self)
         self.reset()
 
@@ -55,9 +62,12 @@ class FakeEngine:
         self.is_closed = True
 
     def reset(self) -> None:
-        self.seen: list[int] = []
-        self.n_cells = self.n_cells_peak = self.n_compactions = self.n_decoded = self.n_pinned = 0
+        self._memory.reset()
+        self._seen: list[int] = []
+        self.n_decoded = 0
         self.finish_reason: str | None = None
+
+    # ---- text and tokens ---------------------------------------------------------------------------------------------
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
         parts = re.split("(" + "|".join(map(re.escape, CONTROL)) + ")", text) if special else [text]
@@ -65,8 +75,11 @@ class FakeEngine:
             t for part in parts for t in ([256 + CONTROL.index(part)] if special and part in CONTROL else part.encode())
         ]
 
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else CONTROL[token - 256].encode()
+
     def detokenize(self, tokens: Sequence[int]) -> str:
-        return b"".join(bytes([t]) if t < 256 else CONTROL[t - 256].encode() for t in tokens).decode("utf-8", "replace")
+        return b"".join(self.piece(t) for t in tokens).decode("utf-8", "replace")
 
     def bos_tokens(self) -> list[int]:
         return [256]
@@ -75,63 +88,135 @@ class FakeEngine:
         text = "".join(f"<|start|>{m['role']}\n{m['content']}<|end|>\n" for m in messages)
         return text + ("<|start|>assistant\n" if add_generation_prompt else "")
 
+    @property
+    def seen(self) -> np.ndarray:
+        return np.asarray(self._seen, dtype=np.int32)
+
+    @property
+    def held(self) -> np.ndarray:
+        return self._memory.held
+
+    @property
+    def n_pinned(self) -> int:
+        return self._memory.n_pinned
+
+    @property
+    def n_cells_peak(self) -> int:
+        return self._memory.n_cells_peak
+
+    # ---- reading and writing -----------------------------------------------------------------------------------------
+
     def read(self, tokens: Sequence[int], n_pinned: int = 0) -> Iterator[Progress]:
-        self.n_pinned = n_pinned or self.n_pinned
-        if self.n_pinned > self.n_ctx:
-            raise MemoryFull(f"{self.n_pinned} pinned tokens do not fit into {self.n_ctx} cells; raise --kv-budget")
-        for first in range(0, len(tokens), self.n_ubatch):
-            chunk = list(tokens[first : first + self.n_ubatch])
+        memory = self._memory
+        if n_pinned > self.n_ctx:
+            raise MemoryFull(f"{n_pinned} pinned tokens do not fit into {self.n_ctx} cells; raise --kv-budget")
+        if n_pinned:
+            memory.pin(n_pinned)
+        n_chunk = memory.n_read(self.n_ubatch)
+        for first in range(0, len(tokens), n_chunk):
+            chunk = list(tokens[first : first + n_chunk])
             self._feed(chunk)
             n_done = first + len(chunk)
-            yield Progress(n_done, len(tokens), self.n_cells, self.n_ctx, self.n_compactions, n_done / 1000)
+            yield Progress(n_done, len(tokens), memory.n_cells, self.n_ctx, memory.n_compactions, n_done / 1000)
 
     def _feed(self, chunk: list[int]) -> None:
-        if self.n_cells + len(chunk) > self.n_ctx:
-            self.n_compactions += 1
-            self.n_cells = max(0, self.n_ctx - max(64, len(chunk)))
-        self.n_cells += len(chunk)
-        self.n_cells_peak = max(self.n_cells_peak, self.n_cells)
-        self.seen += chunk
+        self._memory.make_room(len(chunk))
+        self._memory.advance(len(chunk))
+        self._seen += chunk
 
     def generate(
         self, tokens: Sequence[int] = (), *, n_pinned: int = 0, max_tokens: int | None = None, **sampling: Any
     ) -> Iterator[Progress | Step]:
         self.sampling = sampling
         yield from self.read(tokens, n_pinned)
-        answer = list(self.answer.format(n=len(self.seen)).encode())
+        yield from self._write(max_tokens)
+
+    def _write(self, max_tokens: int | None) -> Iterator[Step]:
+        reply = list(self.reply.format(n=len(self._seen)).encode())
         pending = b""
-        for i, token in enumerate(answer[:max_tokens]):
+        for i, token in enumerate(reply[:max_tokens]):
             self._feed([token])
             self.n_decoded += 1
             pending += bytes([token])
             text = pending.decode("utf-8", "ignore")
             pending = b"" if text else pending
-            is_last = i + 1 == min(len(answer), max_tokens or len(answer))
-            self.finish_reason = ("length" if i + 1 < len(answer) else "stop") if is_last else None
+            is_last = i + 1 == min(len(reply), max_tokens or len(reply))
+            self.finish_reason = ("length" if i + 1 < len(reply) else "stop") if is_last else None
             yield Step(token, text, finish_reason=self.finish_reason)
 
+    def answer(
+        self,
+        messages: Sequence[dict[str, str]],
+        *,
+        pinned: str = "",
+        max_tokens: int | None = None,
+        **sampling: Any,
+    ) -> Iterator[Progress | Step]:
+        """As the real one: goes on where the memory's tokens are the beginning of the prompt's, else starts anew."""
+        self.messages, self.sampling = [dict(message) for message in messages], sampling
+        prompt = self.tokenize(self.render(messages), special=True)
+        n_before = len(self._seen)
+        if not n_before or prompt[:n_before] != self._seen or len(prompt) == n_before:
+            self.reset()
+            n_before = 0
+        head = self.render(messages[: messages[0]["role"] == "system"], False)
+        if pinned:
+            before, found, _ = self.render(messages).partition(pinned)
+            assert found, "the first user message must begin with the pinned text"
+            head = before + pinned
+        n_pinned = 0 if n_before else len(self.tokenize(head, special=True))
+        for event in self.read(prompt[n_before:], n_pinned):
+            n_done, n_total = n_before + event.n_done, n_before + event.n_total
+            yield replace(event, n_done=n_done, n_total=n_total, n_before=n_before)
+        yield from self._write(max_tokens)
+
     def chat(self, messages: Sequence[dict[str, str]], *, on_progress: Any = None, **settings: Any) -> Iterator[str]:
-        self.messages = [dict(message) for message in messages]
-        for event in self.generate(self.tokenize(self.render(messages), special=True), **settings):
+        for event in self.answer(messages, **settings):
             if isinstance(event, Step):
                 if event.text:
                     yield event.text
             elif on_progress:
                 on_progress(event)
 
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, note: dict[str, Any] | None = None) -> None:
+        counters, held = self._memory.state()
+        content = {
+            "fake_n_ctx": self.n_ctx,
+            "seen": self._seen,
+            "counters": counters,
+            "held": held.tolist(),
+            "note": note or {},
+        }
+        Path(path).write_text(json.dumps(content), encoding="utf-8")
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        try:
+            content = json.loads(Path(path).read_text("utf-8"))
+            n_ctx, held = content["fake_n_ctx"], np.asarray(content["held"], dtype=np.int32)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
+        if n_ctx != self.n_ctx:
+            raise CheckpointMismatch(f"{path} is of a memory of {n_ctx} cells, this one has {self.n_ctx}")
+        self.reset()
+        self._memory.restore(content["counters"], held.reshape(self.n_layer, -1))
+        self._seen = content["seen"]
+        return content["note"]
+
     @property
     def stats(self) -> Stats:
-        n_seen, per_cell = len(self.seen), 23040
+        memory, n_seen, per_cell = self._memory, len(self._seen), 23040
         return Stats(
             n_ctx=self.n_ctx,
             n_seen=n_seen,
-            n_cells=self.n_cells,
-            n_cells_peak=self.n_cells_peak,
-            n_compactions=self.n_compactions,
-            n_evicted=n_seen - self.n_cells,
-            pos_next=self.n_cells,
+            n_cells=memory.n_cells,
+            n_cells_peak=memory.n_cells_peak,
+            n_compactions=memory.n_compactions,
+            n_evicted=memory.n_evicted,
+            pos_next=memory.pos_next,
             kv_bytes=self.n_ctx * per_cell,
-            kv_bytes_used_peak=self.n_cells_peak * per_cell,
+            kv_bytes_used_peak=memory.n_cells_peak * per_cell,
             kv_bytes_full=n_seen * per_cell,
             n_read=n_seen - self.n_decoded,
             n_decoded=self.n_decoded,

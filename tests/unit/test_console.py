@@ -53,13 +53,13 @@ def test_answers_are_streamed_and_remembered(talk):
 
 def test_empty_lines_say_nothing(talk):
     assert talk.says("  \n") == ("", "")
-    assert talk.engine.seen == []
+    assert len(talk.engine.seen) == 0
 
 
 def test_reset_keeps_the_system_message(talk):
     talk.says("hello")
     talk.says("/reset")
-    assert (talk.messages, talk.engine.seen, talk.system) == ([], [], "Be brief.")
+    assert (talk.messages, len(talk.engine.seen), talk.system) == ([], 0, "Be brief.")
 
 
 def test_system_message(talk):
