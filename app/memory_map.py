@@ -1,0 +1,333 @@
+"""The memory map: which layers still hold which part of what was seen, taken from the engine's real cells.
+
+What it is: `MemoryMap.observe(engine)`, called on the thread of the engine, makes an immutable `Snapshot` at most every
+200 ms and never spends more than 2 % of the time on it; `snapshot`, `text` and `close_up` may be called from any
+thread, also after the engine was closed. No policy's formula is used: every number is counted in `engine.held`.
+What it does not know: gradio, HTTP, colours.
+
+    memory_map = MemoryMap()
+    for _ in engine.read(tokens):
+        memory_map.observe(engine)
+    snapshot = memory_map.snapshot()
+    snapshot.overview.share         # uint8 [n_layer, n_bins], 255 = the layer holds every token of the bin
+    memory_map.text(1000, 1040)     # what stood there
+"""
+
+from __future__ import annotations
+
+import codecs
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lacache_gguf.engine import Engine
+
+N_BINS_OVERVIEW = 384
+"""Most bins of the strip that shows everything seen; their size is a power of two, so they rarely change."""
+N_BINS_RECENT = 512
+"""Most bins of the strip that shows the newest `RECENT_BUDGETS` x n_ctx tokens."""
+RECENT_BUDGETS = 2
+N_TEXT_TOKENS = 256
+"""Most tokens that `text` and `close_up` look at."""
+_N_TEXT_CHARS = 600
+_INTERVAL_S = 0.2
+_SHARE = 50  # at most 1/50 of the time goes into observing
+_SPEED_WINDOW_S = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """A stretch of what was seen, in bins of equal size counted from token 0 on: bin k starts at token
+    first + k * bin_size, and `first` is a multiple of bin_size. The last bin may be shorter.
+
+    rows    uint8 [n_distinct, n_bins]: 0 = the layers of this row hold nothing of the bin, 255 = all of it
+    row_of  intp [n_layer]: the row of every layer (a ladder has few distinct ones)
+    """
+
+    first: int
+    last: int
+    bin_size: int
+    rows: np.ndarray
+    row_of: np.ndarray
+
+    @property
+    def share(self) -> np.ndarray:
+        """uint8 [n_layer, n_bins]"""
+        return self.rows[self.row_of]
+
+    @property
+    def n_bins(self) -> int:
+        """Columns of `share`."""
+        return self.rows.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One look at the memory. Counts are tokens (n_seen, n_first_whole, ...), cells (n_cells, n_ctx) or bytes.
+
+    n_first_whole    first tokens that every layer still holds without a gap: what is pinned, and sinks
+    n_newest_whole   newest tokens that every layer still holds without a gap
+    n_traced         tokens of which at least one layer holds a cell
+    """
+
+    revision: int
+    model: str
+    policy: str
+    n_layer: int
+    n_ctx: int
+    n_cells: int
+    n_seen: int
+    n_evicted: int
+    n_compactions: int
+    kv_bytes: int
+    kv_bytes_used: int
+    kv_bytes_full: int
+    tokens_per_s: float
+    n_first_whole: int
+    n_newest_whole: int
+    n_traced: int
+    overview: Strip
+    recent: Strip
+    held: np.ndarray = field(repr=False)  # int32 [n_distinct, n_cells], a copy
+    row_of: np.ndarray = field(repr=False)  # intp [n_layer]: the row of `held` of every layer
+    seen: np.ndarray = field(repr=False)  # int32 [n_seen]
+
+    @property
+    def share(self) -> np.ndarray:
+        """uint8 [n_layer, n_bins] of the overview."""
+        return self.overview.share
+
+    @property
+    def n_bins(self) -> int:
+        """Columns of `share`."""
+        return self.overview.n_bins
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUp:
+    """Single tokens: pieces[i] is the text of token first + i ("" while a character is incomplete), kept bool
+    [n_layer, n] says which layers hold it."""
+
+    first: int
+    pieces: tuple[str, ...]
+    kept: np.ndarray
+
+    @property
+    def n_layers(self) -> np.ndarray:
+        """How many layers hold each token: int64 [n]."""
+        return self.kept.sum(axis=0)
+
+
+class MemoryMap:
+    """Looks at an engine now and then, and remembers the latest look. See the module's docstring for threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._pieces: dict[int, bytes] = {}
+        self._is_known = np.zeros(0, dtype=bool)  # [n_vocab so far]: whose piece is in the table
+        self._model: str | None = None
+        self._due = -float("inf")
+        self._n_seen_last = self._n_seen_looked = -1  # at the last call, at the last look
+        self._speed: deque[tuple[float, int]] = deque()
+        # grows over restarts of the program too: a page that was left open never mistakes new for known
+        self._revision = int(time.time()) * 1000
+        self.seconds = 0.0  # spent in observations so far
+        self.n_observations = 0
+
+    def observe(self, engine: Engine, force: bool = False) -> bool:
+        """Look at `engine` if it is time to (or `force`); True if it did. On the thread that runs the engine.
+
+        When nothing was fed since the last call, the work is over or a message begins: then what was left out meanwhile
+        is caught up with, so that the latest look is never older than the last step.
+        """
+        now = self._clock()
+        n_seen = len(engine.seen)
+        is_pausing, self._n_seen_last = n_seen == self._n_seen_last, n_seen
+        if now < self._due and not force and not (is_pausing and n_seen != self._n_seen_looked):
+            return False
+        start = time.perf_counter()
+        snapshot, pieces = self._look(engine, now)
+        with self._lock:
+            self._snapshot, self._pieces = snapshot, pieces
+        self._n_seen_looked = snapshot.n_seen
+        spent = time.perf_counter() - start
+        self._due = now + max(_INTERVAL_S, _SHARE * spent)
+        self.seconds += spent
+        self.n_observations += 1
+        return True
+
+    def snapshot(self) -> Snapshot | None:
+        """The latest look; None before the first one."""
+        return self._snapshot
+
+    def text(self, first: int, last: int) -> str:
+        """The text of tokens first .. last - 1, a few hundred characters of it at most; "" outside of what was seen."""
+        close_up = self.close_up(first, last)
+        return "".join(close_up.pieces)[:_N_TEXT_CHARS] if close_up else ""
+
+    def close_up(self, first: int, last: int) -> CloseUp | None:
+        """Tokens first .. last - 1, `N_TEXT_TOKENS` of them at most, one by one; None if nothing was seen there."""
+        with self._lock:
+            snapshot, pieces = self._snapshot, self._pieces
+        if snapshot is None:
+            return None
+        first = max(0, first)
+        last = min(last, first + N_TEXT_TOKENS, snapshot.n_seen)
+        if first >= last:
+            return None
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        tokens = snapshot.seen[first:last].tolist()
+        texts = tuple(decode(pieces.get(token, b""), i + 1 == len(tokens)) for i, token in enumerate(tokens))
+        kept = np.zeros((len(snapshot.held), last - first), dtype=bool)
+        for row, to in zip(snapshot.held, kept, strict=True):
+            begin, end = np.searchsorted(row, (first, last))
+            to[row[begin:end] - first] = True
+        return CloseUp(first, texts, kept[snapshot.row_of])
+
+    # ---- on the engine's thread --------------------------------------------------------------------------------
+
+    def _look(self, engine: Any, now: float) -> tuple[Snapshot, dict[int, bytes]]:
+        stats = engine.stats
+        held, row_of = distinct_rows(engine.held)
+        seen = np.asarray(engine.seen, dtype=np.int32)
+        n_seen, n_cells = len(seen), held.shape[1]
+        model = str(engine.model.name)
+        pieces = self._learn(engine, model, seen)
+        n_first, n_newest = whole_ends(held, n_seen)
+        self._revision += 1
+        snapshot = Snapshot(
+            revision=self._revision,
+            model=model,
+            policy=engine.policy.name,
+            n_layer=len(row_of),
+            n_ctx=stats.n_ctx,
+            n_cells=n_cells,
+            n_seen=n_seen,
+            n_evicted=stats.n_evicted,
+            n_compactions=stats.n_compactions,
+            kv_bytes=stats.kv_bytes,
+            kv_bytes_used=round(stats.kv_bytes * min(1.0, n_cells / stats.n_ctx)),
+            kv_bytes_full=stats.kv_bytes_full,
+            tokens_per_s=self._tokens_per_s(now, n_seen),
+            n_first_whole=n_first,
+            n_newest_whole=n_newest,
+            n_traced=n_traced(held, n_seen),
+            overview=strip(held, row_of, 0, n_seen, overview_bin_size(n_seen)),
+            recent=recent_strip(held, row_of, n_seen, stats.n_ctx),
+            held=held,
+            row_of=row_of,
+            seen=seen,
+        )
+        return snapshot, pieces
+
+    def _learn(self, engine: Any, model: str, seen: np.ndarray) -> dict[int, bytes]:
+        """Bytes of every token in `seen`: only tokens never met before cost a call into the library. While the model
+        stays, the table is only added to, so other threads may read it meanwhile."""
+        pieces = self._pieces
+        if model != self._model:
+            self._model, self._is_known, pieces = model, np.zeros(0, dtype=bool), {}
+        n_vocab = int(seen.max()) + 1 if len(seen) else 0
+        if n_vocab > len(self._is_known):
+            self._is_known = np.append(self._is_known, np.zeros(n_vocab, dtype=bool))
+        unknown = np.unique(seen[~self._is_known[seen]])
+        for token in unknown.tolist():
+            pieces[token] = engine.piece(token)
+        self._is_known[unknown] = True
+        return pieces
+
+    def _tokens_per_s(self, now: float, n_seen: int) -> float:
+        """Speed over the last two seconds of work; 0 when there was none."""
+        speed = self._speed
+        if speed and (n_seen < speed[-1][1] or now - speed[-1][0] > _SPEED_WINDOW_S):
+            speed.clear()
+        while len(speed) > 1 and now - speed[0][0] > _SPEED_WINDOW_S:
+            speed.popleft()
+        speed.append((now, n_seen))
+        elapsed = now - speed[0][0]
+        return (n_seen - speed[0][1]) / elapsed if elapsed > 0 else 0.0
+
+
+# ---- arithmetic on held: int32 [n_layer or n_distinct, n_cells], rows ascending --------------------------------------
+
+
+def distinct_rows(held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the different rows of `held` as a copy, read-only [n_distinct, n_cells]; the row of every layer [n_layer])."""
+    found: dict[int, list[int]] = {}  # sum of a row -> numbers of rows with that sum
+    layers: list[int] = []  # first layer that has the row
+    row_of = np.empty(len(held), dtype=np.intp)
+    for il, key in enumerate(held.sum(axis=1, dtype=np.int64).tolist()):
+        same = found.setdefault(key, [])
+        row = next((i for i in same if np.array_equal(held[layers[i]], held[il])), None)
+        if row is None:
+            row = len(layers)
+            same.append(row)
+            layers.append(il)
+        row_of[il] = row
+    rows = held[layers]
+    rows.flags.writeable = False
+    return rows, row_of
+
+
+def overview_bin_size(n_seen: int) -> int:
+    """The smallest power of two with which `n_seen` tokens fit into `N_BINS_OVERVIEW` bins."""
+    return 1 << max(0, -(-n_seen // N_BINS_OVERVIEW) - 1).bit_length()
+
+
+def recent_strip(held: np.ndarray, row_of: np.ndarray, n_seen: int, n_ctx: int) -> Strip:
+    """The newest tokens, twice as many as the memory has cells."""
+    n_tokens = RECENT_BUDGETS * n_ctx
+    bin_size = -(-n_tokens // N_BINS_RECENT)
+    first = max(0, -(-(n_seen - n_tokens) // bin_size) * bin_size)
+    return strip(held, row_of, first, n_seen, bin_size)
+
+
+def strip(held: np.ndarray, row_of: np.ndarray, first: int, last: int, bin_size: int) -> Strip:
+    """What every layer holds of tokens first .. last - 1; `first` is a multiple of `bin_size`."""
+    edges = np.append(np.arange(first, last, bin_size, dtype=np.int32), np.int32(last))
+    sizes = np.diff(edges)
+    counts = np.empty((len(held), len(sizes)), dtype=np.int64)
+    for row, to in zip(held, counts, strict=True):
+        to[:] = np.diff(np.searchsorted(row, edges))
+    share = -(-255 * counts // np.maximum(sizes, 1))  # rounded up: a trace is never shown as nothing
+    share = np.where(counts < sizes, np.minimum(share, 254), share).astype(np.uint8)  # ... nor a gap as all
+    share.flags.writeable = False
+    return Strip(first, last, bin_size, share, row_of)
+
+
+def whole_ends(held: np.ndarray, n_seen: int) -> tuple[int, int]:
+    """(first tokens, newest tokens) that every layer holds without a gap."""
+    n_cells = held.shape[1]
+    if n_cells == 0:
+        return 0, 0
+    n_first = int(_n_up_to(held, 0).min())
+    n_newest = n_cells - int(_n_up_to(held, n_seen - n_cells - 1).max())
+    return n_first, n_newest
+
+
+def _n_up_to(held: np.ndarray, n_missing: int) -> np.ndarray:
+    """int64 [n_layer]: leading cells before which at most `n_missing` tokens are missing. held[i] - i, the number of
+    tokens missing before cell i, never falls along a row, so a bisection in all rows at once finds it."""
+    n_layer, n_cells = held.shape
+    low, high = np.zeros(n_layer, dtype=np.int64), np.full(n_layer, n_cells, dtype=np.int64)
+    rows = np.arange(n_layer)
+    while (low < high).any():
+        middle = (low + high) // 2
+        is_in = (held[rows, np.minimum(middle, n_cells - 1)] - middle <= n_missing) & (low < high)
+        low, high = np.where(is_in, middle + 1, low), np.where(is_in, high, middle)
+        high = np.maximum(low, high)
+    return low
+
+
+def n_traced(held: np.ndarray, n_seen: int) -> int:
+    """Tokens that at least one layer holds."""
+    is_held = np.zeros(n_seen, dtype=bool)
+    is_held[held.ravel()] = True
+    return int(np.count_nonzero(is_held))
