@@ -41,6 +41,7 @@ class GgufHeader:
 
     metadata: dict[str, str]
     n_tensors: int
+    n_vocab: int = 0  # tokens in its vocabulary, 0 where it has none
 
     @property
     def architecture(self) -> str:
@@ -167,16 +168,20 @@ def _parse(reader: _Reader) -> GgufHeader:
     n_tensors = reader.count(len(reader.data), "tensor count")
     n_kv = reader.count(_N_KV_MAX, "metadata count")
     metadata: dict[str, str] = {}
+    n_vocab = 0
     for _ in range(n_kv):
         key = reader.string()
-        value = reader.value(int(reader.scalar("I")))
+        kind, start = int(reader.scalar("I")), reader.at
+        value = reader.value(kind)
+        if key == "tokenizer.ggml.tokens" and kind == _ARRAY:
+            n_vocab = struct.unpack_from("<Q", reader.data, start + 4)[0]
         if value is not None:
             metadata[key] = value
     alignment = metadata.get("general.alignment", "32")
     if not alignment.isdigit() or not 0 < int(alignment) <= 1 << 20:
         raise reader.damaged(f"general.alignment {alignment}")
     _check_tensor_offsets(reader, n_tensors, int(alignment))
-    return GgufHeader(metadata, n_tensors)
+    return GgufHeader(metadata, n_tensors, n_vocab)
 
 
 def _check_tensor_offsets(reader: _Reader, n_tensors: int, alignment: int) -> None:
