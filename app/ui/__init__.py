@@ -49,6 +49,9 @@ def build_app(ctx: Context) -> gr.Blocks:
                 for tab in TABS:
                     with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):
                         built.append((tab, tab.build(ctx)))
+                if not TABS:  # until the first one is there
+                    with gr.Tab("Soon", id="soon"):
+                        gr.Markdown("Nothing here yet.")
             with gr.Column(elem_id="lc-side", scale=1, min_width=300):
                 built += [(panel, panel.build(ctx)) for panel in PANEL]
         shared = Shared(tabs, conversation, demo)
