@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lacache_app.summarize import counters
 from lacache_app.terminal import Terminal, mib, stop_on_ctrl_c
 
 if TYPE_CHECKING:
@@ -109,6 +108,8 @@ class ChatSession:
         self.terminal.note(HELP)
 
     def _stats(self, _rest: str) -> None:
+        from lacache_app.summarize import counters
+
         stats, costs = self.engine.stats, counters(self.engine.stats)
         used, full = mib(costs["kv_mib_allocated"] * 2**20), mib(costs["kv_mib_full_cache"] * 2**20)
         self.terminal.table([
