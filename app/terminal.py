@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lacache_gguf.events import Progress
 
 _LINE_EVERY_S = 10.0  # without a terminal: a line of progress as often as this
-_N_BAR = 20  # columns that a reading bar and its label need at least
+_N_BAR = 13  # columns that a reading bar needs at least
+_N_TITLE = 28  # columns of what is being read
 _BRIEF_S = 1.0  # reads that take less get no bar in a chat
 
 
@@ -58,8 +59,10 @@ class Terminal:
         self.write("".join(f"  {name:<{width}}  {value}\n" for name, value in rows))
 
     @contextmanager
-    def reading(self, *, is_brief: bool = False) -> Iterator[Callable[[Progress], None]]:
+    def reading(self, *, is_brief: bool = False) -> Iterator[Callable[..., None]]:
         """Progress of a read: yields a function to call with every Progress. The bar ends with the block or the read.
+
+        Its second argument says what is being read; the default is "Reading".
 
         A brief one appears only if there is more than a second of reading to do, and disappears when it is done.
         """
@@ -104,19 +107,24 @@ class _ReadingBar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = TextColumn("Reading"), BarColumn(bar_width=None), TextColumn("{task.fields[numbers]}", style="none")
+        numbers = TextColumn("{task.fields[numbers]}", style="none")
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=None), numbers
         console = Console(file=self.err)
         self.rich = Progress(*columns, console=console, expand=True, transient=self.is_brief)
-        self.task = self.rich.add_task("", total=None, numbers="")
+        self.task = self.rich.add_task("Reading", total=None, numbers="")
         self.rich.start()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: Progress, title: str = "Reading") -> None:
+        from rich.markup import escape
+
         if self.rich is None:
             if progress.n_done >= progress.n_total or progress.n_total < _BRIEF_S * progress.tokens_per_s:
                 return
             self._start()
-        numbers = _numbers(progress, self.rich.console.width)
-        self.rich.update(self.task, completed=progress.n_done, total=progress.n_total, numbers=numbers)
+        title = title if len(title) <= _N_TITLE else f"{title[: _N_TITLE - 3]}..."
+        numbers = _numbers(progress, self.rich.console.width - len(title))
+        state = {"completed": progress.n_done, "total": progress.n_total, "numbers": numbers}
+        self.rich.update(self.task, description=escape(title), **state)
         if progress.n_done >= progress.n_total:
             self.close()
 
@@ -131,11 +139,11 @@ class _ReadingLines:
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note, self.shown_at, self.n_shown = note, time.monotonic(), 0
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: Progress, title: str = "Reading") -> None:
         is_due = time.monotonic() - self.shown_at >= _LINE_EVERY_S
         if is_due or (self.n_shown and progress.n_done >= progress.n_total):
             self.shown_at, self.n_shown = time.monotonic(), self.n_shown + 1
-            self.note(f"Reading: {_numbers(progress)}")
+            self.note(f"{title}: {_numbers(progress)}")
 
     def close(self) -> None:
         pass
@@ -180,7 +188,7 @@ class _DownloadLines:
 def _numbers(progress: Progress, width: int = 200) -> str:
     """The counters beside a reading bar; the less important ones go first where the terminal is narrow."""
     speed = progress.tokens_per_s
-    left = (progress.n_total - progress.n_done) / speed if speed > 0 else 0.0
+    left = progress.eta_s
     parts = [
         f"{progress.n_done:,}/{progress.n_total:,} tokens",
         f"{speed:,.0f}/s",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lacache_app.summarize import counters, summarize
+from lacache_app.summarize import Task, counters, summarize
 
 DOCUMENT = "It was a bright cold day in April, and the clocks were striking thirteen. " * 200
 INSTRUCTION = "Summarize."
@@ -11,10 +11,10 @@ INSTRUCTION = "Summarize."
 def test_document_to_summary(fake_engine):
     engine = fake_engine(n_ctx=256, n_ubatch=64)
     text, cells, n_done = "", [], 0
-    for event in summarize(engine, DOCUMENT, instruction=INSTRUCTION):
+    for event in summarize(engine, DOCUMENT, Task(instruction=INSTRUCTION)):
         if hasattr(event, "token"):
             text += event.text
-        else:
+        elif hasattr(event, "n_cells"):
             cells.append(event.n_cells)
             assert event.n_done > n_done, "progress must go on"
             n_done = event.n_done

@@ -6,7 +6,6 @@ import argparse
 
 from lacache_app import options
 from lacache_app.commands.summarize import N_PREDICT, SAMPLING, show, table_rows
-from lacache_app.summarize import counters, summarize
 from lacache_app.terminal import Terminal, mib
 
 HELP = "read the Python language reference, three times the model's context, through a small fixed memory"
@@ -34,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Read, summarize, and show what it cost beside what a full cache would have."""
     terminal = Terminal()
     options.fill_defaults(args, predict=N_PREDICT, **SAMPLING)
+    from lacache_app.summarize import counters, summarize
+
     text = python_reference()
     with options.open_engine(args, terminal) as engine:
         terminal.note(
@@ -41,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
             f"of the Python language reference through {engine.n_ctx:,} cells, which is "
             f"{mib(engine.stats.kv_bytes)} of KV memory,\nand then sums them up.\n"
         )
-        stream = summarize(engine, text, n_document_max=args.tokens, **options.sampling_settings(args))
-        _, finish_reason = show(stream, terminal)
+        text = engine.detokenize(engine.tokenize(text)[: args.tokens])
+        finish_reason = show(summarize(engine, text, **options.sampling_settings(args)), terminal).finish_reason
         terminal.write("\n")
         terminal.table(table_rows(counters(engine.stats)))
     return 130 if finish_reason == "interrupted" else 0

@@ -224,7 +224,7 @@ def test_policy_flags(fake_engine, lacache, page):
     def policy(*args: str):
         return opened(fake_engine, lacache, page, *args).settings["policy"]
 
-    assert policy("--policy", "full") == Full()
+    assert policy("--policy", "full", "-c", "4096") == Full()
     assert policy("--policy", "sink-window", "--sink", "8") == SinkWindow(n_sink=8)
     assert policy("--policy", "ladder") == Ladder(span=15, overlap=0, n_recent=512), (
         "the engine's default for 1,024 cells"
@@ -239,7 +239,7 @@ def test_every_registered_policy_can_be_chosen(fake_engine, lacache, page):
     from lacache_gguf.policies import POLICIES
 
     for name, policy in POLICIES.items():
-        assert type(opened(fake_engine, lacache, page, "--policy", name).settings["policy"]) is policy
+        assert type(opened(fake_engine, lacache, page, "--policy", name, "-c", "4096").settings["policy"]) is policy
 
 
 # ---- summarize -------------------------------------------------------------------------------------------------------
@@ -297,15 +297,15 @@ def test_cut_summaries_say_so(fake_engine, lacache, page):
 
 def interrupt_at(monkeypatch, engine_class, n_done: int) -> None:
     """Press Ctrl-C when so many tokens were read."""
-    read = engine_class.read
+    answer = engine_class.answer
 
-    def read_and_interrupt(self, tokens, n_pinned=0):
-        for progress in read(self, tokens, n_pinned):
-            if progress.n_done >= n_done:
+    def answer_and_interrupt(self, *args, **settings):
+        for event in answer(self, *args, **settings):
+            if getattr(event, "n_done", 0) >= n_done:
                 os.kill(os.getpid(), signal.SIGINT)
-            yield progress
+            yield event
 
-    monkeypatch.setattr(engine_class, "read", read_and_interrupt)
+    monkeypatch.setattr(engine_class, "answer", answer_and_interrupt)
 
 
 @pytest.mark.parametrize("is_json", [False, True])
@@ -325,15 +325,15 @@ def test_ctrl_c_while_reading(fake_engine, lacache, page, monkeypatch, is_json):
 
 
 def test_ctrl_c_while_writing_keeps_the_text(fake_engine, lacache, page, monkeypatch):
-    generate = fake_engine.generate
+    answer = fake_engine.answer
 
-    def generate_and_interrupt(self, *args, **settings):
-        for event in generate(self, *args, **settings):
+    def answer_and_interrupt(self, *args, **settings):
+        for event in answer(self, *args, **settings):
             if hasattr(event, "token") and self.n_decoded == 9:
                 os.kill(os.getpid(), signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(fake_engine, "generate", generate_and_interrupt)
+    monkeypatch.setattr(fake_engine, "answer", answer_and_interrupt)
     code, out, err = lacache("summarize", page)
     assert (code, out) == (130, "A summary\n")
     assert "so far is kept" in err
@@ -507,7 +507,7 @@ def test_the_defaults_in_the_help_are_the_defaults():
     assert shown in summarize.EXAMPLES
     assert shown in demo.EXAMPLES
 
-    engine = inspect.signature(Engine.chat).parameters
+    engine = inspect.signature(Engine.answer).parameters
     names = {"temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p"}
     shown = " ".join(f"--{flag} {engine[name].default}" for flag, name in names.items())
     assert f"defaults here: {shown} --seed -1" in chat.EXAMPLES

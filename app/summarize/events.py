@@ -1,0 +1,59 @@
+"""What `summarize` tells besides the engine's own Progress and Step: values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Work on one text begins: the document, a part of it, or summaries that become one.
+
+    n_before   tokens to read in the stages before this one
+    n_total    tokens to read in all stages; an estimate, since some texts are not written yet
+    is_final   what is written now is the summary itself
+    """
+
+    index: int
+    n_stages: int
+    title: str
+    n_before: int = 0
+    n_total: int = 0
+    is_final: bool = True
+
+
+@dataclass(frozen=True)
+class Place:
+    """A statement and where it comes from: a label such as "pp. 1-12" and characters start .. end of the document."""
+
+    label: str
+    title: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the user should know, in one sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end: everything that was made.
+
+    text           Markdown: the summary with its places, in parts mode also the summaries of the parts
+    places         in whole mode one for each sentence that could be placed; in parts mode one for each part listed
+    summary        the summary alone, as shown
+    finish_reason  "stop" or "length" (cut at the most tokens)
+    prompt, answer the last question put to the model and its raw answer: what a chat goes on with
+    """
+
+    text: str
+    places: tuple[Place, ...]
+    summary: str = ""
+    finish_reason: str = "stop"
+    prompt: str = ""
+    answer: str = ""
