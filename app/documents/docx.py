@@ -1,0 +1,63 @@
+"""Word documents (DOCX) through mammoth: headings, lists, tables and notes, not the looks. A DOCX knows no pages.
+
+Pictures are left out, linked ones are never opened; deleted text of tracked changes is left out.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from lacache_app.documents.archive import names, open_archive, read_entry
+from lacache_app.documents.document import Document
+from lacache_app.documents.headings import markdown_headings, parts_by_headings
+from lacache_app.documents.limits import DocumentError, Limits, check_length
+from lacache_app.documents.loader import Loader
+from lacache_app.documents.markup import to_markdown
+from lacache_app.documents.safe_xml import check_xml
+
+KIND = "docx"
+
+_STYLES = """\
+p[style-name='Title'] => h1:fresh
+p[style-name='Subtitle'] => h2:fresh
+p[style-name='heading 7'] => h6:fresh
+p[style-name='heading 8'] => h6:fresh
+p[style-name='heading 9'] => h6:fresh
+"""
+
+
+def claims(data: bytes) -> bool:
+    """A zip file with Word's parts in it."""
+    entries = names(data)
+    return "[Content_Types].xml" in entries and any(entry.startswith("word/") for entry in entries)
+
+
+def load(data: bytes, name: str, limits: Limits) -> Document:
+    """Raises DocumentError for a damaged, exploding or empty document."""
+    import defusedxml
+    import mammoth
+
+    with open_archive(data, name, limits) as archive:
+        for entry in archive.namelist():
+            if entry.endswith((".xml", ".rels")):
+                check_xml(read_entry(archive, entry, name), entry, name, limits)
+    defusedxml.defuse_stdlib()  # for mammoth's own use of minidom; this process reads one document and ends
+    try:
+        html = mammoth.convert_to_html(io.BytesIO(data), convert_image=_no_image, style_map=_STYLES).value
+    except (KeyError, ValueError, AttributeError, OSError, IndexError) as error:
+        raise DocumentError(
+            f"{name} is damaged: it cannot be read as a DOCX ({error}); save it again in Word"
+        ) from error
+    text = to_markdown(html, limits)
+    if not text:
+        raise DocumentError(f"{name} has no text; if it consists of pictures, run OCR on it first")
+    check_length(len(text), name, limits)
+    return Document(name, text, KIND, parts_by_headings(text, markdown_headings(text)))
+
+
+def _no_image(image: Any) -> list[Any]:
+    return []
+
+
+DOCX = Loader(KIND, (".docx", ".docm", ".dotx"), claims, load)

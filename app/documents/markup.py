@@ -1,0 +1,88 @@
+"""HTML -> Markdown, for HTML, EPUB and DOCX alike. Knows no files.
+
+to_markdown("<h1>Title</h1><p>Text.", limits) == "# Title\\n\\nText."
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lacache_app.documents.encodings import clean
+from lacache_app.documents.limits import Limits
+from lacache_app.documents.tags import clean_html
+
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"  # around the number of a mark; characters that mean nothing
+_NO_MARKS = str.maketrans("", "", _OPEN + _CLOSE)
+_LAYOUT = ("table", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "blockquote", "pre")
+
+
+def to_marked_markdown(html: str, limits: Limits, ids: Iterable[str]) -> tuple[str, dict[str, int]]:
+    """As to_markdown, for XHTML, and where in the result (characters) the elements with these ids begin."""
+    html = html.translate(_NO_MARKS)
+    marks = {key: f"{_OPEN}{number}{_CLOSE}" for number, key in enumerate(ids)}
+    keys = list(marks)
+    marked = to_markdown(html, limits, is_xml=True, marks=marks)
+    pieces, places, end, n_out = [], {}, 0, 0
+    for match in re.finditer(f"{_OPEN}(\\d+){_CLOSE}", marked):
+        pieces.append(marked[end : match.start()])
+        n_out += match.start() - end
+        end = match.end()
+        places.setdefault(keys[int(match[1])], n_out)
+    text = "".join([*pieces, marked[end:]])
+    return text, {key: _line_start(text, place) for key, place in places.items()}
+
+
+def _line_start(text: str, place: int) -> int:
+    """The beginning of the heading in which `place` stands, or of the text that follows an empty line."""
+    line = text.rfind("\n", 0, place) + 1
+    if not text[line:place].strip("# \t"):
+        while line < len(text) and text[line] == "\n":
+            line += 1
+        return line
+    return place
+
+
+def to_markdown(html: str, limits: Limits, is_xml: bool = False, marks: Mapping[str, str] | None = None) -> str:
+    """Headings as "# ...", lists, tables, emphasis and code; links and pictures as their text.
+
+    `marks`: see clean_html.
+    """
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(clean_html(html, limits.nesting, is_xml, marks), "html.parser")
+    for table in soup.find_all("table"):
+        if table.find(_LAYOUT) or not table.find(["td", "th"]):
+            for element in [*table.find_all(["tbody", "thead", "tfoot", "tr", "td", "th", "caption"]), table]:
+                element.name = "div"  # a table for the looks of a page, not one of values
+    text = _converter()(
+        heading_style="atx",
+        bullets="-",
+        escape_asterisks=False,
+        escape_underscores=False,
+        table_infer_header=True,
+    ).convert_soup(soup)
+    text = re.sub(r"[ \t\u00a0]+\n", "\n", clean(text))
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _converter() -> Any:
+    """markdownify's converter, with list numbers counted once instead of once for each item."""
+    from markdownify import MarkdownConverter
+
+    class Converter(MarkdownConverter):
+        def convert_li(self, el: Any, text: str, parent_tags: Any) -> str:
+            lines = (text or "").strip().split("\n")
+            bullet = "- "
+            if el.parent is not None and el.parent.name == "ol":
+                el.parent.n_items = getattr(el.parent, "n_items", None) or 0
+                el.parent.n_items += 1
+                bullet = f"{el.parent.n_items}. "
+            indent = " " * len(bullet)
+            return bullet + "\n".join(line and (indent if at else "") + line for at, line in enumerate(lines)) + "\n"
+
+        def convert_sup(self, el: Any, text: str, parent_tags: Any) -> str:
+            return f"[{text}]" if text.strip().isdigit() else text  # a note's number is no part of the word before it
+
+    return Converter

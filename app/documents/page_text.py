@@ -1,0 +1,118 @@
+"""Lines of printed pages -> paragraphs: words that a line end cut in two, running heads, page numbers. Knows no PDF.
+
+    page_texts(["A word is hyphen-\\r\\nated.\\r\\n12", ...])      # ["A word is hyphenated.", ...]
+
+All of it is cautious: what is not clearly a running head, a page number or a cut word stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+
+_N_EDGE = 2  # lines at the top and at the bottom of a page that may be running heads
+_N_PAGES = 4  # fewer pages show no pattern
+_SHARE = 0.3  # of the pages: a head of every second page, with chapters in between
+_BARE_NUMBER = re.compile(
+    r"[\W_]*(?:(?:page|p\.|seite|s\.|página|pagina)\s*)?(\d{1,5})(?:\s*(?:of|/|von|de|sur)\s*\d{1,5})?[\W_]*$", re.I
+)
+_EDGE_NUMBER = re.compile(r"^(\d{1,5})\s+\D|\D\s+(\d{1,5})$")
+_NUMBERED = re.compile(r"\s*(chapter|section|part|book|kapitel|teil|chapitre|lesson|exercise|slide)\b", re.I)
+_HYPHENS = "-\u00ad\u2010\x02\ufffe"
+_ITEM = re.compile(r"(?:[-–—•▪◦*·]|\(?\d{1,3}[.)]|\(?[a-z][.)]|\d{1,2}(?:\.\d{1,2})+\.?)\s|\d{1,2} [A-Z]")
+_LEADERS = re.compile(r"\s*(?:\. ?){4,}\s*|\s*…{2,}\s*")
+_ENDS = re.compile(r"[.!?:;…][\"'”’»)\]]*$")
+_FULL, _LAST = 0.72, 0.9  # a line shorter than this part of a full one ends its paragraph; ... if it ends a sentence
+_N_COLUMN = 25  # characters: shorter full lines are no running text
+
+
+def page_texts(pages: list[str]) -> list[str]:
+    """The pages with running heads dropped and lines joined to paragraphs, a newline after each."""
+    lines = [[" ".join(_LEADERS.sub(" ... ", line).split()) for line in page.splitlines()] for page in pages]
+    lines = [[line for line in page if line] for page in lines]
+    return [paragraphs(page) for page in without_running_heads(lines)]
+
+
+def without_running_heads(pages: list[list[str]]) -> list[list[str]]:
+    """Pages without page numbers, and without the heads and feet that repeat; a head stays where it stands first."""
+    if sum(map(bool, pages)) < _N_PAGES:
+        return pages
+    seen: Counter[tuple[str, str]] = Counter()
+    shifts: Counter[tuple[str, int]] = Counter()
+    for at, page in enumerate(pages):
+        for edge, line in _edges(page):
+            seen[edge, _without_number(line)] += 1
+            number = _page_number(line)
+            if number is not None:
+                shifts[edge, number - at] += 1
+    n_needed = max(3, _SHARE * len(pages))
+    kept: list[list[str]] = []
+    shown: set[str] = set()
+    for at, page in enumerate(pages):
+        drop = set()
+        for place, (edge, line) in zip(_edge_places(page), _edges(page), strict=True):
+            number = _page_number(line)
+            counts_up = number is not None and shifts[edge, number - at] >= n_needed
+            if _BARE_NUMBER.match(line):
+                if counts_up:
+                    drop.add(place)
+            elif seen[edge, _without_number(line)] >= n_needed and (number is None or counts_up):
+                if _without_number(line) in shown:
+                    drop.add(place)
+                shown.add(_without_number(line))
+        kept.append([line for place, line in enumerate(page) if place not in drop])
+    return kept
+
+
+def paragraphs(lines: list[str]) -> str:
+    """Lines joined where a paragraph clearly goes on. A short line, a list item or a table row stays by itself."""
+    if not lines:
+        return ""
+    lengths = sorted(map(len, lines))
+    full = lengths[int(0.8 * (len(lines) - 1))]
+    joined = [lines[0]]
+    for above, line in pairwise(lines):
+        if above[-1] in _HYPHENS and len(above) > 1 and above[-2].isalpha() and line[0].isalpha():
+            joined[-1] = _rejoin(joined[-1], line)
+        elif (
+            full >= _N_COLUMN
+            and len(above) >= full * (_LAST if _ENDS.search(above) else _FULL)
+            and not _ITEM.match(line)
+        ):
+            joined[-1] += " " + line
+        else:
+            joined.append(line)
+    return "\n".join(joined)
+
+
+def _rejoin(above: str, line: str) -> str:
+    """A word cut at a line end: the hyphen goes, unless it belongs to the word ("Anglo-" + "Saxon", "1990-" + ...)."""
+    is_marked = above[-1] in "\u00ad\x02\ufffe"  # the typesetter's own: it was not there before the line was broken
+    stem = above[:-1]
+    keeps = line[0].isupper() or (not is_marked and "-" in stem.rsplit(" ", 1)[-1])
+    return stem + ("-" if keeps else "") + line
+
+
+def _edges(page: list[str]) -> list[tuple[str, str]]:
+    return [(f"{'top' if place < _N_EDGE else 'foot'}", page[place]) for place in _edge_places(page)]
+
+
+def _edge_places(page: list[str]) -> list[int]:
+    if len(page) <= 2 * _N_EDGE:
+        return sorted({0, len(page) - 1}) if page else []
+    return [*range(_N_EDGE), *range(len(page) - _N_EDGE, len(page))]
+
+
+def _page_number(line: str) -> int | None:
+    bare = _BARE_NUMBER.match(line)
+    if bare:
+        return int(bare[1])
+    edge = None if _NUMBERED.match(line) else _EDGE_NUMBER.search(line)
+    return int(edge[1] or edge[2]) if edge else None
+
+
+def _without_number(line: str) -> str:
+    if _NUMBERED.match(line):
+        return line
+    return re.sub(r"^\d{1,5}\s+(?=\D)|(?<=\D)\s+\d{1,5}$|^\d{1,5}$", "", line)
