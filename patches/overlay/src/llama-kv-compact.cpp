@@ -7,104 +7,12 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
-#include "llama-model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 // bytes of one intermediate tensor; at most three of them live at a time
 static constexpr size_t COMPACT_BLOCK_BYTES = 8u*1024*1024;
-
-//
-// what cannot be done exactly is refused
-//
-
-// architectures whose stored K is not "the last thing that happened is a plain rotation by the cell's position"
-static bool arch_k_is_not_plain(llm_arch arch) {
-    switch (arch) {
-        // K is scaled by learned weights after the rotation
-        case LLM_ARCH_HUNYUAN_MOE:
-        case LLM_ARCH_HUNYUAN_DENSE:
-        case LLM_ARCH_HUNYUAN_VL:
-        case LLM_ARCH_MAINCODER:
-        // rotation parameters or rotated layers differ from what the shared K-shift code assumes
-        case LLM_ARCH_AFMOE:
-        case LLM_ARCH_COHERE2MOE:
-        case LLM_ARCH_EXAONE_MOE:
-        case LLM_ARCH_GEMMA4:
-        case LLM_ARCH_GEMMA4_ASSISTANT:
-        case LLM_ARCH_LAGUNA:
-        case LLM_ARCH_LLAMA4:
-        case LLM_ARCH_MAPLE:
-        case LLM_ARCH_MELLUM:
-        case LLM_ARCH_MUSE_GLIMMER:
-        case LLM_ARCH_OLMO2:
-        case LLM_ARCH_SMALLTHINKER:
-        case LLM_ARCH_SPARK2_5:
-            return true;
-        default:
-            return false;
-    }
-}
-
-// hparams.has_rope() does not know the layers that these models leave without a rotation
-static bool layer_is_rotated(const llama_model & model, const llama_hparams & hparams, uint32_t il) {
-    switch (model.arch) {
-        case LLM_ARCH_BAICHUAN: return model.type == LLM_TYPE_7B; // the 13B model has ALiBi instead
-        case LLM_ARCH_SMOLLM3: return (il + 1) % hparams.n_no_rope_layer_step != 0;
-        case LLM_ARCH_COHERE2: return hparams.is_swa(il);
-        case LLM_ARCH_EXAONE4: return hparams.is_swa(il) || hparams.swa_type == LLAMA_SWA_TYPE_NONE;
-        default:               return hparams.rope_type != LLAMA_ROPE_TYPE_NONE && hparams.has_rope(il);
-    }
-}
-
-// frequency factors that a model has loaded but does not pass to its own rotation
-static ggml_tensor * rope_factors(const llama_model & model, const llama_cparams & cparams, uint32_t il) {
-    switch (model.arch) {
-        case LLM_ARCH_COGVLM:
-        case LLM_ARCH_FALCON_H1:
-        case LLM_ARCH_PANGU_EMBED: return nullptr;
-        default:                   return model.get_rope_factors(cparams, il);
-    }
-}
-
-const char * llama_kv_cache::compact_reason() const {
-    if (other) {
-        return "its KV cache is shared with another context";
-    }
-    if (layers.empty()) {
-        return "it has no layer with full attention, so there is nothing to compact";
-    }
-    if (hparams.is_mla() || hparams.n_lora_kv > 0) {
-        return "it stores compressed keys (MLA), which cannot be re-rotated row by row";
-    }
-    if (hparams.n_pos_per_embd() > 1) {
-        return "it uses multi-dimensional positions (M-RoPE), which cannot be renumbered";
-    }
-    if (has_cell_ext()) {
-        return "its input depends on the exact previous tokens (n-gram embeddings), which compaction drops";
-    }
-    if (model.pos_embd) {
-        return "its positions are learned embeddings that are baked into keys and values";
-    }
-    if (!get_can_shift() || arch_k_is_not_plain(model.arch)) {
-        return "its keys are not a plain rotation by the position, so they cannot be re-rotated exactly";
-    }
-    if (swa_type == LLAMA_SWA_TYPE_CHUNKED) {
-        return "it attends in fixed chunks of positions, whose borders would move";
-    }
-    for (const auto & layer : layers) {
-        if (!layer.v) {
-            return "it stores no separate values";
-        }
-        // rows are copied as 32-bit words
-        if (layer.k->nb[1] % sizeof(float) != 0 || (!v_trans && layer.v->nb[1] % sizeof(float) != 0)) {
-            return "its KV rows are not a multiple of 4 bytes with this KV type; use f16";
-        }
-    }
-    return nullptr;
-}
 
 //
 // graph
@@ -128,41 +36,6 @@ static ggml_tensor * new_input(ggml_context * ctx, ggml_type type, int64_t ne0, 
     ggml_tensor * res = ggml_new_tensor_2d(ctx, type, ne0, ne1);
     ggml_set_input(res);
     return res;
-}
-
-static ggml_tensor * rotate_rows(
-        const llama_model   & model,
-        const llama_hparams & hparams,
-        const llama_cparams & cparams,
-               ggml_context * ctx,
-                ggml_tensor * cur,  // F32 [n_embd_k_gqa, n]
-                ggml_tensor * delta,
-                ggml_tensor * rot,
-                   uint32_t   il) {
-    const int64_t n = cur->ne[1];
-
-    // YaRN scales the magnitude once, when K is first written; a later rotation must not scale it again.
-    // ggml multiplies by 1 + 0.1*ln(1/freq_scale) whenever ext_factor != 0
-    const float freq_scale  = model.get_rope_freq_scale(cparams, il);
-    const float attn_factor = cparams.yarn_ext_factor != 0.0f ? 1.0f/(1.0f + 0.1f*logf(1.0f/freq_scale)) : 1.0f;
-
-    cur = ggml_reshape_3d(ctx, cur, hparams.n_embd_head_k(il), hparams.n_head_kv(il), n);
-
-    // quantized K is stored in a Hadamard-rotated basis; the matrix is its own inverse
-    if (rot) {
-        cur = llama_mul_mat_hadamard(ctx, cur, rot);
-    }
-
-    cur = ggml_rope_ext_inplace(ctx, cur, delta, rope_factors(model, cparams, il),
-            hparams.n_rot(il), hparams.rope_type, cparams.n_ctx_orig_yarn,
-            model.get_rope_freq_base(cparams, il), freq_scale,
-            cparams.yarn_ext_factor, attn_factor, cparams.yarn_beta_fast, cparams.yarn_beta_slow);
-
-    if (rot) {
-        cur = llama_mul_mat_hadamard(ctx, cur, rot);
-    }
-
-    return ggml_reshape_2d(ctx, cur, cur->ne[0]*cur->ne[1], n);
 }
 
 llama_kv_compact_graph llama_kv_cache::compact_graph(const llama_kv_compact_plan & plan) const {
@@ -230,12 +103,27 @@ ggml_cgraph * llama_kv_cache::compact_build(
         inp.i0 = i_block*graph.n_rows_blk;
         inp.n  = std::min<int64_t>(graph.n_rows_blk, (int64_t) plan.rows[p].src.size() - inp.i0);
 
-        inp.src = inp.dst = inp.delta = inp.perm = nullptr;
+        inp.src = inp.dst = inp.perm = nullptr;
+        inp.dst_own = inp.dst_rest = inp.delta_own = inp.delta_rest = nullptr;
 
         if (inp.n > 0) {
-            inp.src   = new_input(ctx, GGML_TYPE_I32, inp.n);
-            inp.dst   = new_input(ctx, GGML_TYPE_I64, inp.n);
-            inp.delta = new_input(ctx, GGML_TYPE_I32, inp.n);
+            const int32_t * delta = plan.rows[p].delta.data() + inp.i0;
+
+            inp.n_own = inp.n - 1;
+            while (inp.n_own > 0 && delta[inp.n_own - 1] == delta[inp.n - 1]) {
+                --inp.n_own;
+            }
+
+            inp.src = new_input(ctx, GGML_TYPE_I32, inp.n);
+            inp.dst = new_input(ctx, GGML_TYPE_I64, inp.n);
+
+            inp.dst_rest   = new_input(ctx, GGML_TYPE_I64, inp.n - inp.n_own);
+            inp.delta_rest = new_input(ctx, GGML_TYPE_I32, 1);
+
+            if (inp.n_own > 0) {
+                inp.dst_own   = new_input(ctx, GGML_TYPE_I64, inp.n_own);
+                inp.delta_own = new_input(ctx, GGML_TYPE_I32, inp.n_own);
+            }
         }
         if (inp.hi > inp.lo) {
             inp.perm = new_input(ctx, GGML_TYPE_I32, inp.hi - inp.lo);
@@ -247,6 +135,24 @@ ggml_cgraph * llama_kv_cache::compact_build(
         ggml_build_forward_expand(gf, ggml_set_rows(ctx, raw, ggml_get_rows(ctx, raw, inp.src), inp.dst));
     };
 
+    const auto move_turned = [&](ggml_tensor * t, const llama_kv_compact_inputs & inp, uint32_t il) {
+        ggml_tensor * cur = ggml_get_rows(ctx, t, inp.src); // F32; all rows are read before one is written
+        ggml_tensor * res = t;
+
+        const auto turn = [&](int64_t i0, int64_t n, ggml_tensor * dst, ggml_tensor * delta) {
+            ggml_tensor * part = ggml_view_2d(ctx, cur, cur->ne[0], n, cur->nb[1], i0*cur->nb[1]);
+            part = llama_kv_compact_rotate(model, lctx->get_cparams(), ctx, part, delta, graph.rot, il);
+            res  = ggml_set_rows(ctx, res, part, dst);
+        };
+
+        if (inp.n_own > 0) {
+            turn(0, inp.n_own, inp.dst_own, inp.delta_own);
+        }
+        turn(inp.n_own, inp.n - inp.n_own, inp.dst_rest, inp.delta_rest);
+
+        ggml_build_forward_expand(gf, res);
+    };
+
     for (size_t i = 0; i < layers.size(); ++i) {
         const auto & layer = layers[i];
         const auto & rows  = plan.rows [plan.index[i]];
@@ -256,13 +162,11 @@ ggml_cgraph * llama_kv_cache::compact_build(
         ggml_tensor * v = layer.v_stream[plan.strm];
 
         if (inp.n > 0) {
-            if (rows.turns && layer_is_rotated(model, hparams, layer.il)) {
+            if (rows.turns && llama_kv_compact_is_rotated(model, layer.il)) {
                 if (attn_rot_k && !graph.rot) {
                     graph.rot = build_input_k_rot(ctx);
                 }
-                ggml_tensor * cur = ggml_get_rows(ctx, k, inp.src);
-                cur = rotate_rows(model, hparams, lctx->get_cparams(), ctx, cur, inp.delta, graph.rot, layer.il);
-                ggml_build_forward_expand(gf, ggml_set_rows(ctx, k, cur, inp.dst));
+                move_turned(k, inp, layer.il);
             } else if (rows.moves) {
                 move_raw(k, inp);
             }
@@ -308,9 +212,13 @@ void llama_kv_cache::compact_set_inputs(const llama_kv_compact_plan & plan, cons
         if (inp.n > 0) {
             const std::vector<int64_t> dst(rows.dst.begin() + inp.i0, rows.dst.begin() + inp.i0 + inp.n);
 
-            set(inp.src,   rows.src.data()   + inp.i0);
-            set(inp.delta, rows.delta.data() + inp.i0);
-            set(inp.dst,   dst.data());
+            set(inp.src, rows.src.data() + inp.i0);
+            set(inp.dst, dst.data());
+
+            set(inp.dst_own,    dst.data());
+            set(inp.dst_rest,   dst.data() + inp.n_own);
+            set(inp.delta_own,  rows.delta.data() + inp.i0);
+            set(inp.delta_rest, rows.delta.data() + inp.i0 + inp.n_own);
         }
 
         if (inp.perm) {

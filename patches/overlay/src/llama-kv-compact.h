@@ -6,6 +6,9 @@
 #include <utility>
 #include <vector>
 
+struct llama_cparams;
+struct llama_model;
+
 // What a compaction does to one llama_kv_cache: rows that move, then the cell table. Physical cells of one stream.
 
 // rows of one layer that move or turn, none of which is read after another one of them has been written over it
@@ -34,9 +37,17 @@ struct llama_kv_compact_inputs {
     int64_t i0 = 0; // rows [i0, i0 + n) of the pattern
     int64_t n  = 0;
 
-    ggml_tensor * src   = nullptr; // I32 [n]
-    ggml_tensor * dst   = nullptr; // I64 [n]
-    ggml_tensor * delta = nullptr; // I32 [n]
+    ggml_tensor * src = nullptr; // I32 [n]
+    ggml_tensor * dst = nullptr; // I64 [n]
+
+    // K that turns: the first n_own rows by an angle of their own, all others by one and the same. Behind the part of
+    // the cache that is thinned every row turns by the same angle, so these are most rows
+    int64_t n_own = 0;
+
+    ggml_tensor * dst_own    = nullptr; // I64 [n_own]
+    ggml_tensor * dst_rest   = nullptr; // I64 [n - n_own]
+    ggml_tensor * delta_own  = nullptr; // I32 [n_own]
+    ggml_tensor * delta_rest = nullptr; // I32 [1]
 
     // transposed V: cells [lo, hi) are rewritten in order
     int64_t lo = 0;
@@ -55,3 +66,16 @@ struct llama_kv_compact_graph {
 
     ggml_tensor * rot = nullptr; // Hadamard matrix of quantized K
 };
+
+// does layer il rotate its keys by their position?
+bool llama_kv_compact_is_rotated(const llama_model & model, uint32_t il);
+
+// turn K rows, F32 [n_embd_k_gqa, n], in place where that is possible
+ggml_tensor * llama_kv_compact_rotate(
+        const llama_model   & model,
+        const llama_cparams & cparams,
+               ggml_context * ctx,
+                ggml_tensor * cur,
+                ggml_tensor * delta, // I32 [n], or I32 [1] for all rows
+                ggml_tensor * rot,   // Hadamard matrix of quantized K or nullptr
+                   uint32_t   il);

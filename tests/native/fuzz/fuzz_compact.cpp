@@ -4,28 +4,20 @@
 //
 // Each model is opened with several kinds of cache. In between, sequences grow, shrink, share prefixes and shift.
 // After every call:
-//   - the status is OK exactly for a plan that the header allows (is_allowed() below says so in its own words)
+//   - the status is OK exactly for a plan that the header allows (is_allowed() in fuzz_plans.cpp says so in its own words)
 //   - a refused call left the whole memory byte-identical
 //   - an accepted one left the other sequences byte-identical, and this one with n_kept cells at 0..n_kept-1
 // Plans lie in heap blocks of exactly n_keep elements, so that reading one element too many is caught.
 //
 // Prints one line of counts. Exit code 0 if all held, 1 with a sentence if not, 2 for wrong usage.
 
-#include "llama-lacache.h"
+#include "fuzz_compact.h"
 
 #include <algorithm>
-#include <climits>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <iterator>
-#include <memory>
-#include <random>
-#include <set>
 #include <string>
 #include <vector>
-
-static constexpr int32_t N_SEQ = 3;
 
 struct cache_kind {
     const char * name;
@@ -41,33 +33,6 @@ static const cache_kind KINDS[] = {
     { "f16 split, flash",       GGML_TYPE_F16,  GGML_TYPE_F16,  true,  false, false },
     { "q8_0/q4_0 unified",      GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, true,  true,  false },
     { "f32 split, small window", GGML_TYPE_F32, GGML_TYPE_F32,  false, false, false },
-};
-
-struct plan {
-    llama_seq_id seq    = 0;
-    size_t       n_keep = 0;
-    int32_t      n_layer = 0;
-    int32_t      n_kept  = 0;
-
-    std::unique_ptr<int32_t[]> keep; // exactly n_stored elements
-    size_t n_stored = 0;
-};
-
-struct fuzzer {
-    std::mt19937_64 gen;
-
-    llama_context * ctx = nullptr;
-    int32_t n_vocab = 0;
-    bool    can_edit = false; // parts of a sequence can be removed (not of a recurrent state)
-
-    // what the fuzzer knows by itself: cells of each sequence, named by who first wrote them
-    std::vector<uint64_t> cells[N_SEQ];
-    uint64_t next_cell = 0;
-
-    size_t n_ok = 0, n_shared = 0, n_bad = 0;
-
-    int64_t pick(int64_t lo, int64_t hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(gen); }
-    bool    chance(double p)             { return std::bernoulli_distribution(p)(gen); }
 };
 
 [[noreturn]] static void fail(const std::string & text) {
@@ -144,129 +109,8 @@ static void edit(fuzzer & f) {
 }
 
 //
-// plans
+// the call, and what must hold after it
 //
-
-static plan good_plan(fuzzer & f, llama_seq_id seq, int32_t n_layer) {
-    const int32_t n_cells  = f.cells[seq].size();
-    const int32_t n_kept   = f.chance(0.1) ? (f.chance(0.5) ? 1 : n_cells) : f.pick(1, n_cells);
-    const int32_t n_pinned = f.chance(0.5) ? f.pick(0, n_kept) : 0;
-
-    plan p;
-    p.seq = seq; p.n_layer = n_layer; p.n_kept = n_kept;
-    p.n_keep = p.n_stored = (size_t) n_layer*n_kept;
-    p.keep.reset(new int32_t[p.n_stored]);
-
-    for (int32_t il = 0; il < n_layer; ++il) {
-        int32_t * row = p.keep.get() + (size_t) il*n_kept;
-        if (il > 0 && f.chance(0.4)) { // layers of a ladder share patterns
-            std::copy(row - n_kept, row, row);
-            continue;
-        }
-        int32_t next = 0;
-        for (int32_t i = 0; i < n_kept; ++i) { // sequential sampling: ascending by construction
-            const int32_t n_spare = n_cells - next - (n_kept - i);
-            next += i < n_pinned || n_spare == 0 ? 0 : f.pick(0, std::min<int64_t>(n_spare, 3));
-            row[i] = next++;
-        }
-    }
-    return p;
-}
-
-static int32_t strange(fuzzer & f) {
-    static const int32_t values[] = { 0, 1, -1, 2, -2, 3, 4, 7, 64, 255, 256, 257, 65536, 1 << 30, INT_MAX, INT_MAX - 1, INT_MIN, INT_MIN + 1 };
-    return f.chance(0.2) ? (int32_t) f.pick(INT_MIN, INT_MAX) : values[f.pick(0, std::size(values) - 1)];
-}
-
-// the caller's promise is that keep points to n_keep elements: reallocate to keep it where memory allows
-static void restore_promise(fuzzer & f, plan & p) {
-    if (p.n_keep == p.n_stored || p.n_keep > (1u << 20)) {
-        return;
-    }
-    std::unique_ptr<int32_t[]> keep(new int32_t[p.n_keep]);
-    for (size_t i = 0; i < p.n_keep; ++i) {
-        keep[i] = i < p.n_stored ? p.keep[i] : strange(f);
-    }
-    p.keep = std::move(keep);
-    p.n_stored = p.n_keep;
-}
-
-static void spoil(fuzzer & f, plan & p, int32_t n_cells) {
-    const auto entry = [&]() -> int32_t & { return p.keep[f.pick(0, p.n_stored - 1)]; };
-
-    switch (f.pick(0, 11)) {
-        case 0: p.seq     = strange(f);              break;
-        case 1: p.n_layer = strange(f);              break;
-        case 2: p.n_kept  = strange(f);              break;
-        case 3: p.n_keep  = f.chance(0.5) ? (size_t) strange(f) : p.n_keep + f.pick(-2, 2); break;
-        case 4: p.keep.reset(); p.n_stored = 0; p.n_keep = f.chance(0.5) ? 0 : p.n_keep; return;
-        case 5: entry() = strange(f);                break;
-        case 6: entry() = n_cells + f.pick(-1, 2);   break;
-        case 7: { auto & e = entry(); e = (int32_t) ((uint32_t) e + (uint32_t) f.pick(-2, 2)); } break;
-        case 8: // a repeated or swapped pair
-            if (p.n_stored > 1) {
-                const size_t i = f.pick(1, p.n_stored - 1);
-                if (f.chance(0.5)) { std::swap(p.keep[i - 1], p.keep[i]); } else { p.keep[i] = p.keep[i - 1]; }
-            }
-            break;
-        case 9: // a row backwards
-            std::reverse(p.keep.get(), p.keep.get() + p.n_stored);
-            break;
-        case 10: // the transposed rectangle
-            std::swap(p.n_layer, p.n_kept);
-            break;
-        case 11: // all at once
-            p.seq = strange(f); p.n_layer = strange(f); p.n_kept = strange(f); p.n_keep = (size_t) strange(f);
-            for (size_t i = 0; i < p.n_stored; ++i) { p.keep[i] = strange(f); }
-            break;
-    }
-    restore_promise(f, p);
-}
-
-// the rules of the header in other words than the implementation's
-static bool is_allowed(const fuzzer & f, const plan & p, int32_t n_layer) {
-    if (p.seq < 0 || p.seq >= N_SEQ || n_layer == 0 || p.n_layer != n_layer || !p.keep) {
-        return false;
-    }
-    const int64_t n_cells = f.cells[p.seq].size();
-    if (p.n_kept < 1 || p.n_kept > n_cells || p.n_keep != (size_t) n_layer*p.n_kept) {
-        return false;
-    }
-    for (int32_t il = 0; il < n_layer; ++il) {
-        std::set<int32_t> seen;
-        int32_t last = -1;
-        for (int32_t i = 0; i < p.n_kept; ++i) {
-            const int32_t c = p.keep[(size_t) il*p.n_kept + i];
-            if (c < 0 || c >= n_cells || c < last || !seen.insert(c).second) {
-                return false;
-            }
-            last = c;
-        }
-    }
-    return true;
-}
-
-// the cells that the plan would rewrite or renumber; positions have no gaps in this program
-static bool rewrites_shared(const fuzzer & f, const plan & p) {
-    int32_t first = p.n_kept;
-    for (size_t i = 0; i < p.n_keep; ++i) {
-        if (p.keep[i] != (int32_t) (i % p.n_kept)) {
-            first = std::min<int32_t>(first, i % p.n_kept);
-        }
-    }
-    for (llama_seq_id other = 0; other < N_SEQ; ++other) {
-        if (other == p.seq) {
-            continue;
-        }
-        const std::set<uint64_t> theirs(f.cells[other].begin(), f.cells[other].end());
-        for (int32_t i = first; i < p.n_kept; ++i) {
-            if (theirs.count(f.cells[p.seq][i])) {
-                return true;
-            }
-        }
-    }
-    return false;
-}
 
 static void call(fuzzer & f, bool unified, bool has_more) {
     llama_memory_t mem = llama_get_memory(f.ctx);
