@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from lacache_app import options
@@ -51,38 +52,37 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     import logging
 
+    from lacache_app import addresses, environment
     from lacache_app.paths import data_dir
-    from lacache_app.ui import server
-    from lacache_app.ui.guard import Hosts
 
     terminal = Terminal()
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s")
     auth = parse_auth(args.auth or os.environ.get("LACACHE_AUTH"))
     check_host(args.host, auth)
     folder = data_dir(args.data_dir)
+    environment.prepare(folder)
     settings = choose_settings(args, folder, terminal)
-    sock = _bind(args)
-    port = sock.getsockname()[1]
-    server.prepare_environment(folder)
-    with terminal.waiting("starting ..."):
-        from lacache_app.ui.context import make_context
+    with closing(_bind(args)) as sock:
+        port = sock.getsockname()[1]
+        with terminal.waiting("starting ..."):
+            from lacache_app.ui import server
+            from lacache_app.ui.context import make_context
 
-        ctx = make_context(settings, folder)
-        app = server.create_app(ctx, Hosts(args.host, port, _names(args.host)), auth)
-    address = server.url(args.host, port)
+            ctx = make_context(settings, folder)
+            app = server.create_app(ctx, addresses.Hosts(args.host, port, _names(args.host)), auth)
+        address = addresses.url(args.host, port)
 
-    def on_ready() -> None:
-        terminal.note(f"LaCache is at {address}  (Ctrl-C ends it; chats and settings are in {folder})")
-        if not args.no_browser:
-            _open_browser(address)
+        def on_ready() -> None:
+            terminal.note(f"LaCache is at {address}  (Ctrl-C ends it; chats and settings are in {folder})")
+            if not args.no_browser:
+                _open_browser(address)
 
-    try:
-        server.serve(app, sock, on_ready, ctx.host.shutdown)
-    except KeyboardInterrupt:  # uvicorn passes on the signal that ended it
-        pass
-    finally:
-        ctx.host.shutdown()
-        ctx.store.close()
+        try:
+            with suppress(KeyboardInterrupt):  # uvicorn passes on the signal that ended it
+                server.serve(app, sock, on_ready, ctx.host.shutdown)
+        finally:
+            ctx.host.shutdown()
+            ctx.store.close()
     terminal.note("stopped")
     return 0
 
@@ -101,7 +101,7 @@ def parse_auth(text: str | None) -> tuple[str, str] | None:
 
 def check_host(host: str, auth: tuple[str, str] | None) -> None:
     """Refuse to be reachable from elsewhere without a password."""
-    from lacache_app.ui.guard import is_loopback
+    from lacache_app.addresses import is_loopback
 
     from lacache_gguf.errors import UsageError
 
@@ -125,7 +125,7 @@ def choose_settings(args: argparse.Namespace, folder: Path, terminal: Terminal) 
 
 
 def _bind(args: argparse.Namespace) -> Any:
-    from lacache_app.ui import server
+    from lacache_app import addresses
 
     from lacache_gguf.errors import UsageError
 
@@ -133,7 +133,7 @@ def _bind(args: argparse.Namespace) -> Any:
     if port > 65535:
         raise UsageError(f"--port {port} does not exist; choose one from 1 to 65535")
     try:
-        return server.bind(args.host, port, n_tries)
+        return addresses.bind(args.host, port, n_tries)
     except OSError as error:
         what = f"ports {port} to {port + n_tries - 1}" if n_tries > 1 else f"port {port}"
         raise UsageError(
@@ -145,7 +145,7 @@ def _names(host: str) -> tuple[str, ...]:
     """Names that a browser elsewhere may use for this machine."""
     import socket
 
-    from lacache_app.ui.guard import is_loopback
+    from lacache_app.addresses import is_loopback
 
     return () if is_loopback(host) else (socket.gethostname().lower(), socket.getfqdn().lower())
 

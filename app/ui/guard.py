@@ -14,10 +14,11 @@ import asyncio
 import base64
 import binascii
 import hmac
-import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+
+from lacache_app.addresses import Hosts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,7 +28,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SAFE = ("GET", "HEAD")
 _DELAY_S = 0.5  # before a wrong password is refused
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -56,29 +56,6 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _REMOVED = ("access-control-allow-origin", "access-control-allow-credentials", "server")
-
-
-@dataclass(frozen=True)
-class Hosts:
-    """The names under which this server may be addressed.
-
-    host   what the server is bound to
-    port   its port
-    names  further names, for those who bound it to a network and call it by a name
-    """
-
-    host: str
-    port: int
-    names: tuple[str, ...] = ()
-
-    def allows(self, host: str) -> bool:
-        """Whether a Host header is one of ours: name and port."""
-        name, port = split_host(host)
-        if port != self.port:
-            return False
-        if name in _LOOPBACK or name in self.names or name == bracketed(self.host):
-            return True
-        return is_wildcard(self.host) and is_address(name)  # an address in figures is never a rebound name
 
 
 @dataclass(frozen=True)
@@ -177,43 +154,3 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) 
     raw = _with_headers([(name.encode(), value.encode()) for name, value in headers])
     await send({"type": "http.response.start", "status": refusal.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-# ---- names of hosts --------------------------------------------------------------------------------------------------
-
-
-def split_host(host: str) -> tuple[str, int]:
-    """Name in lower case and port of a Host header; port 80 if none is given, -1 if it is nonsense."""
-    name, colon, port = host.strip().lower().rpartition(":")
-    if not colon or port.endswith("]"):  # no port: "localhost", "[::1]"
-        return host.strip().lower(), 80
-    return name, int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
-
-
-def is_address(name: str) -> bool:
-    """Whether it is an IP address in figures, IPv6 in brackets."""
-    try:
-        ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
-    except ValueError:
-        return False
-    return True
-
-
-def bracketed(host: str) -> str:
-    """A host as it stands in an address: IPv6 in brackets, lower case."""
-    return f"[{host.lower()}]" if ":" in host and not host.startswith("[") else host.lower()
-
-
-def is_wildcard(host: str) -> bool:
-    """Whether it means every network of this machine."""
-    return host in ("0.0.0.0", "::", "[::]", "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
