@@ -18,13 +18,7 @@ from lacache_app.documents.safe_xml import check_xml
 
 KIND = "docx"
 
-_STYLES = """\
-p[style-name='Title'] => h1:fresh
-p[style-name='Subtitle'] => h2:fresh
-p[style-name='heading 7'] => h6:fresh
-p[style-name='heading 8'] => h6:fresh
-p[style-name='heading 9'] => h6:fresh
-"""
+_TITLE = "p[style-name='Title'] => h1:fresh"
 
 
 def claims(data: bytes) -> bool:
@@ -38,13 +32,16 @@ def load(data: bytes, name: str, limits: Limits) -> Document:
     import defusedxml
     import mammoth
 
+    has_title = False
     with open_archive(data, name, limits) as archive:
         for entry in archive.namelist():
             if entry.endswith((".xml", ".rels")):
-                check_xml(read_entry(archive, entry, name), entry, name, limits)
+                part = read_entry(archive, entry, name)
+                check_xml(part, entry, name, limits)
+                has_title |= entry.startswith("word/document") and b'<w:pStyle w:val="Title"' in part
     defusedxml.defuse_stdlib()  # for mammoth's own use of minidom; this process reads one document and ends
     try:
-        html = mammoth.convert_to_html(io.BytesIO(data), convert_image=_no_image, style_map=_STYLES).value
+        html = mammoth.convert_to_html(io.BytesIO(data), convert_image=_no_image, style_map=_styles(has_title)).value
     except (KeyError, ValueError, AttributeError, OSError, IndexError) as error:
         raise DocumentError(
             f"{name} is damaged: it cannot be read as a DOCX ({error}); save it again in Word"
@@ -54,6 +51,12 @@ def load(data: bytes, name: str, limits: Limits) -> Document:
         raise DocumentError(f"{name} has no text; if it consists of pictures, run OCR on it first")
     check_length(len(text), name, limits)
     return Document(name, text, KIND, parts_by_headings(text, markdown_headings(text)))
+
+
+def _styles(has_title: bool) -> str:
+    """Headings one level lower where a document has a title, as that is what its chapters are under."""
+    lines = [f"p[style-name='heading {level}'] => h{min(6, level + has_title)}:fresh" for level in range(1, 10)]
+    return "\n".join([_TITLE, *lines])
 
 
 def _no_image(image: Any) -> list[Any]:

@@ -14,34 +14,25 @@ from lacache_app.documents.limits import Limits
 from lacache_app.documents.tags import clean_html
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"  # around the number of a mark; characters that mean nothing
+_MARK = rf"{_OPEN}\d+{_CLOSE}"
 _NO_MARKS = str.maketrans("", "", _OPEN + _CLOSE)
 _LAYOUT = ("table", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "blockquote", "pre")
 
 
 def to_marked_markdown(html: str, limits: Limits, ids: Iterable[str]) -> tuple[str, dict[str, int]]:
     """As to_markdown, for XHTML, and where in the result (characters) the elements with these ids begin."""
-    html = html.translate(_NO_MARKS)
-    marks = {key: f"{_OPEN}{number}{_CLOSE}" for number, key in enumerate(ids)}
-    keys = list(marks)
-    marked = to_markdown(html, limits, is_xml=True, marks=marks)
+    keys = list(ids)
+    marks = {key: f"{_OPEN}{number}{_CLOSE}" for number, key in enumerate(keys)}
+    marked = to_markdown(html.translate(_NO_MARKS), limits, is_xml=True, marks=marks)
+    marked = re.sub(rf"(?m)^((?:{_MARK})+)\n+", r"\1", marked)  # an anchor above a heading belongs to it
+    marked = re.sub(rf"(?m)^(#+ )((?:{_MARK})+)", r"\2\1", marked)
     pieces, places, end, n_out = [], {}, 0, 0
-    for match in re.finditer(f"{_OPEN}(\\d+){_CLOSE}", marked):
+    for match in re.finditer(_MARK, marked):
         pieces.append(marked[end : match.start()])
         n_out += match.start() - end
         end = match.end()
-        places.setdefault(keys[int(match[1])], n_out)
-    text = "".join([*pieces, marked[end:]])
-    return text, {key: _line_start(text, place) for key, place in places.items()}
-
-
-def _line_start(text: str, place: int) -> int:
-    """The beginning of the heading in which `place` stands, or of the text that follows an empty line."""
-    line = text.rfind("\n", 0, place) + 1
-    if not text[line:place].strip("# \t"):
-        while line < len(text) and text[line] == "\n":
-            line += 1
-        return line
-    return place
+        places[keys[int(match[0][1:-1])]] = n_out
+    return "".join([*pieces, marked[end:]]).rstrip(), places
 
 
 def to_markdown(html: str, limits: Limits, is_xml: bool = False, marks: Mapping[str, str] | None = None) -> str:

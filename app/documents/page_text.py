@@ -12,6 +12,7 @@ from collections import Counter
 from itertools import pairwise
 
 _N_EDGE = 2  # lines at the top and at the bottom of a page that may be running heads
+_N_HEAD = 80  # characters: longer lines are text
 _N_PAGES = 4  # fewer pages show no pattern
 _SHARE = 0.3  # of the pages: a head of every second page, with chapters in between
 _BARE_NUMBER = re.compile(
@@ -35,31 +36,36 @@ def page_texts(pages: list[str]) -> list[str]:
 
 
 def without_running_heads(pages: list[list[str]]) -> list[list[str]]:
-    """Pages without page numbers, and without the heads and feet that repeat; a head stays where it stands first."""
+    """Pages without page numbers, and without the heads and feet that repeat; a head stays where it stands first.
+
+    Looked for from the edge inwards, up to the first line that is neither.
+    """
     if sum(map(bool, pages)) < _N_PAGES:
         return pages
-    seen: Counter[tuple[str, str]] = Counter()
-    shifts: Counter[tuple[str, int]] = Counter()
+    n_seen: Counter[tuple[int, str]] = Counter()
+    n_shifted: Counter[tuple[int, int]] = Counter()  # how often the number at a place is the page's index + this
     for at, page in enumerate(pages):
-        for edge, line in _edges(page):
-            seen[edge, _without_number(line)] += 1
-            number = _page_number(line)
+        for place in _edge_places(page):
+            n_seen[place, _without_number(page[place])] += 1
+            number = _page_number(page[place])
             if number is not None:
-                shifts[edge, number - at] += 1
+                n_shifted[place, number - at] += 1
     n_needed = max(3, _SHARE * len(pages))
     kept: list[list[str]] = []
     shown: set[str] = set()
     for at, page in enumerate(pages):
         drop = set()
-        for place, (edge, line) in zip(_edge_places(page), _edges(page), strict=True):
-            number = _page_number(line)
-            counts_up = number is not None and shifts[edge, number - at] >= n_needed
-            if _BARE_NUMBER.match(line):
-                if counts_up:
-                    drop.add(place)
-            elif seen[edge, _without_number(line)] >= n_needed and (number is None or counts_up):
-                if _without_number(line) in shown:
-                    drop.add(place)
+        for side in (1, -1):
+            for place in [place for place in _edge_places(page) if (place < 0) == (side < 0)]:
+                line, number = page[place], _page_number(page[place])
+                counts_up = number is not None and n_shifted[place, number - at] >= n_needed
+                repeats = n_seen[place, _without_number(line)] >= n_needed and len(line) <= _N_HEAD
+                if not (counts_up or (repeats and number is None)):
+                    break
+                if _BARE_NUMBER.match(line) or _without_number(line) in shown:
+                    drop.add(place % len(page))
+                elif not repeats:
+                    break
                 shown.add(_without_number(line))
         kept.append([line for place, line in enumerate(page) if place not in drop])
     return kept
@@ -94,14 +100,10 @@ def _rejoin(above: str, line: str) -> str:
     return stem + ("-" if keeps else "") + line
 
 
-def _edges(page: list[str]) -> list[tuple[str, str]]:
-    return [(f"{'top' if place < _N_EDGE else 'foot'}", page[place]) for place in _edge_places(page)]
-
-
 def _edge_places(page: list[str]) -> list[int]:
-    if len(page) <= 2 * _N_EDGE:
-        return sorted({0, len(page) - 1}) if page else []
-    return [*range(_N_EDGE), *range(len(page) - _N_EDGE, len(page))]
+    """Indices of the lines that may be heads, from above inwards, and feet, from below inwards (negative)."""
+    n_edge = min(_N_EDGE, len(page) // 2)
+    return [*range(n_edge), *range(-1, -n_edge - 1, -1)]
 
 
 def _page_number(line: str) -> int | None:

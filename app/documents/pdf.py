@@ -75,11 +75,12 @@ def load(data: bytes, name: str, limits: Limits) -> Document:
 
 
 def _join(pages: list[str], titles: dict[int, str]) -> tuple[str, list[Part]]:
-    """All pages as one text, a blank line between them, except where a sentence runs on."""
+    """All pages as one text, a blank line between them, except where a sentence runs on. Empty pages have no length."""
     pieces, parts, start = [], [], 0
+    last = max(number for number, page in enumerate(pages, 1) if page)
     for number, (page, follower) in enumerate(zip(pages, [*pages[1:], ""], strict=True), 1):
-        runs_on = page and follower and page[-1] not in '.!?:"”»)' and follower[:1].islower()
-        text = page + ("" if number == len(pages) else "\n" if runs_on or not page else "\n\n")
+        runs_on = page and page[-1] not in '.!?:"”»)' and follower[:1].islower()
+        text = page if not page or number == last else page + ("\n" if runs_on else "\n\n")
         pieces.append(text)
         parts.append(Part(f"p. {number}", titles.get(number, ""), start, start + len(text)))
         start += len(text)
