@@ -1,14 +1,17 @@
 """Fixtures for everybody: `fake_engine`, a deterministic stand-in for lacache_gguf.Engine that needs nothing built, and
-the rule that tests marked `native` or `model` are skipped where the library or the embedded model is missing.
+the rule that tests marked `native`, `model` or `browser` are skipped where the library, the embedded model or Chromium
+is missing.
 
-LACACHE_REQUIRE=native,model (set in CI) turns those skips into failures.
+LACACHE_REQUIRE=native,model,browser (set in CI) turns those skips into failures.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -247,8 +250,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
 
 
+NEEDS = {"native": ("native",), "model": ("native", "model"), "browser": ("native", "model", "chromium")}
+"""Marker -> what its tests need."""
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
 def _missing() -> dict[str, str]:
-    """Marker -> why tests with it cannot run here."""
+    """What cannot be had here -> why."""
     from lacache_gguf import native
 
     missing = {}
@@ -258,19 +266,21 @@ def _missing() -> dict[str, str]:
         resolve(DEFAULT_MODEL)
     except LacacheError as error:
         missing["model"] = str(error)
+    if importlib.util.find_spec("playwright") is None:
+        missing["chromium"] = "playwright is not installed: pip install playwright"
+    elif not any(map(shutil.which, CHROMIUM)):
+        missing["chromium"] = f"none of {', '.join(CHROMIUM)} is on PATH: apt-get install chromium"
     return missing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, unless LACACHE_REQUIRE says that it must."""
-    wanted = [item for item in items if any(item.get_closest_marker(name) for name in ("native", "model"))]
-    if not wanted:
+    marked = [(item, name) for item in items for name in NEEDS if item.get_closest_marker(name)]
+    if not marked:
         return
     missing, required = _missing(), os.environ.get("LACACHE_REQUIRE", "").split(",")
-    for name, reason in missing.items():
-        if name in required:
-            raise pytest.UsageError(f"LACACHE_REQUIRE={','.join(required)}, but: {reason}")
-    for item in wanted:
-        for name, reason in missing.items():
-            if item.get_closest_marker(name):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    for item, name in marked:
+        for reason in (missing[need] for need in NEEDS[name] if need in missing):
+            if name in required:
+                raise pytest.UsageError(f"LACACHE_REQUIRE={','.join(required)}, but: {reason}")
+            item.add_marker(pytest.mark.skip(reason=reason))
