@@ -2,8 +2,9 @@
 
 What it is: pure ASGI middleware. A request passes if its Host is one of ours (no DNS rebinding), if no other web page
 caused it (no CSRF), and if it has the password where one was set. Answers get headers that keep a page from loading
-or sending anything to anywhere else, so an image that a model wrote is never fetched.
-What it does not know: gradio, or what lies behind it.
+or sending anything to anywhere else, so an image that a model wrote is never fetched. Addresses behind which Gradio
+fetches, proxies or records something that this app has no use for are closed.
+What it does not know: what lies behind it.
 
     app = Guard(app, hosts=Hosts("127.0.0.1", 7860))
 """
@@ -14,6 +15,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _SAFE = ("GET", "HEAD")
 _DELAY_S = 0.5  # before a wrong password is refused
 
+_CLOSED = re.compile(
+    r"/+(?:gradio_api/+)*(?:"
+    r"file[=/]\s*[a-z][a-z0-9+.-]+:|"  # file=http://...: Gradio would fetch it, past the policy below
+    r"proxy=|custom_component/|stream/|component_server|process_recording|deep_link|run-history|runs|vibe-|"
+    r"undo-vibe-|profiling|monitoring|dev/|login|token|openapi\.json)",
+    re.IGNORECASE,
+)
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -107,6 +116,8 @@ class Guard:
             return Refusal(403, "this request was caused by another web page")
         if self.auth is not None and not _has_password(first.get("authorization", ""), self.auth):
             return Refusal(401, "user and password, please", (("www-authenticate", 'Basic realm="lacache"'),))
+        if _CLOSED.match(scope.get("path", "")):
+            return Refusal(404, "there is nothing here")
         return None
 
 

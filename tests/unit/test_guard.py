@@ -35,13 +35,14 @@ def ask(
     hosts: Hosts = OURS,
     auth: tuple[str, str] | None = None,
     kind: str = "http",
+    path: str = "/",
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the guarded answer."""
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
     scope = {
         "type": kind,
         "method": method,
-        "path": "/",
+        "path": path,
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs],
     }
     sent: list[Any] = []
@@ -199,3 +200,31 @@ def test_loopback(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "", "example.com", "localhost.example.com"])
 def test_not_loopback(host):
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=http://evil.example/x.png", "/gradio_api/file=HTTPS://evil.example/x.png", "/file=https://evil.example/x",
+        "/gradio_api/file= http://evil.example/x.png", "/gradio_api/file/http://evil.example/x.png", "//gradio_api//file=http://evil.example/",
+        "/gradio_api/file=ftp://evil.example/", "/gradio_api/proxy=https://evil.example/", "/gradio_api/deep_link",
+        "/gradio_api/vibe-edit", "/gradio_api/run-history/buckets", "/gradio_api/component_server",
+        "/monitoring/summary", "/dev/reload", "/login", "/gradio_api/openapi.json",
+    ],
+)  # fmt: skip
+def test_what_fetches_or_is_of_no_use_is_closed(path):
+    assert ask({"host": HOST}, path=path)[0] == 404
+    assert ask({"host": HOST}, "POST", path=path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/config", "/gradio_api/info", "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/upload",
+        "/gradio_api/file=/home/me/.local/share/lacache/uploads/ab/book.pdf", "/gradio_api/file=C:/Users/me/book.pdf",
+        "/gradio_api/call/chat", "/gradio_api/heartbeat/abc", "/lacache/memory", "/assets/index.js", "/theme.css",
+        "/gradio_api/startup-events",
+    ],
+)  # fmt: skip
+def test_what_the_page_needs_is_open(path):
+    assert ask({"host": HOST}, path=path)[0] == 200
