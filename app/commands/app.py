@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
     auth = parse_auth(args.auth or os.environ.get("LACACHE_AUTH"))
     check_host(args.host, auth)
     folder = data_dir(args.data_dir)
-    environment.prepare(folder)
-    settings = choose_settings(args, folder, terminal)
     with closing(_bind(args)) as sock:
         port = sock.getsockname()[1]
+        environment.prepare(folder)
+        settings = choose_settings(args, folder, terminal)
         with terminal.waiting("starting ..."):
             from lacache_app.ui import server
             from lacache_app.ui.context import make_context
