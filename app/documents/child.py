@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ worker.main()
 """
 _HAS_MEMORY_LIMIT = sys.platform.startswith(("linux", "freebsd"))  # elsewhere the parent looks at it
 _POLL_S = 0.25
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY")  # variables that reading a document does not need
 
 
 def parse_in_child(data: bytes, name: str, limits: Limits) -> Document:
@@ -45,6 +47,7 @@ def parse_in_child(data: bytes, name: str, limits: Limits) -> Document:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
+                env={key: value for key, value in os.environ.items() if not _SECRET.search(key.upper())},
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 from lacache_app.documents.archive import names, open_archive, read_entry
 from lacache_app.documents.document import Document
@@ -42,7 +43,7 @@ def load(data: bytes, name: str, limits: Limits) -> Document:
     defusedxml.defuse_stdlib()  # for mammoth's own use of minidom; this process reads one document and ends
     try:
         html = mammoth.convert_to_html(io.BytesIO(data), convert_image=_no_image, style_map=_styles(has_title)).value
-    except (KeyError, ValueError, AttributeError, OSError, IndexError) as error:
+    except (ExpatError, LookupError, ValueError, AttributeError, TypeError, OSError) as error:
         raise DocumentError(
             f"{name} is damaged: it cannot be read as a DOCX ({error}); save it again in Word"
         ) from error

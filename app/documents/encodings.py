@@ -29,6 +29,7 @@ _LATIN = {  # letters that are frequent in the languages written with it; of equ
 _OTHER = (
     "cp1251", "koi8_r", "cp866", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "cp949"
 )  # fmt: skip
+_TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[^\n]\x08")  # colours, and letters struck over as in manual pages
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
@@ -79,7 +80,7 @@ def is_encoding(name: str) -> bool:
 
 def clean(text: str) -> str:
     """Line ends as \\n, without control characters and halves of surrogate pairs, which no tokenizer wants."""
-    return _NOT_TEXT.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n"))
+    return _NOT_TEXT.sub("", _TERMINAL.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n"))
 
 
 def _utf16_without_bom(data: bytes) -> str:

@@ -25,6 +25,8 @@ LOADERS: tuple[Loader, ...] = (
     TEXT,  # takes what is left, or refuses it
 )
 
+_N_HERE = 16 << 20  # bytes: what is larger would hold up the app for more than a moment
+
 
 def loader_for(data: bytes) -> Loader:
     """The first loader that claims the file."""
@@ -32,8 +34,8 @@ def loader_for(data: bytes) -> Loader:
 
 
 def is_safe_here(data: bytes) -> bool:
-    """Whether the app's own process may read it: no archive, and a loader that says so."""
-    return not is_zip(data) and loader_for(data).is_safe
+    """Whether the app's own process may read it: of modest size, no archive, and a loader that says so."""
+    return len(data) <= _N_HERE and not is_zip(data) and loader_for(data).is_safe
 
 
 def load(data: bytes, name: str, limits: Limits) -> Document:

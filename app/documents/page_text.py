@@ -20,7 +20,9 @@ _BARE_NUMBER = re.compile(
 )
 _EDGE_NUMBER = re.compile(r"^(\d{1,5})\s+\D|\D\s+(\d{1,5})$")
 _NUMBERED = re.compile(r"\s*(chapter|section|part|book|kapitel|teil|chapitre|lesson|exercise|slide)\b", re.I)
-_HYPHENS = "-\u00ad\u2010\x02\ufffe"
+_HYPHENS = "-\u00ad\u2010"
+_MARKED = re.compile("[\x02\ufffe]")  # PDFium's sign for a hyphen and the line end behind it
+_COMPOUND = re.compile(r"\b\w+-\w+\b")
 _ITEM = re.compile(r"(?:[-–—•▪◦*·]|\(?\d{1,3}[.)]|\(?[a-z][.)]|\d{1,2}(?:\.\d{1,2})+\.?)\s|\d{1,2} [A-Z]")
 _LEADERS = re.compile(r"\s*(?:\. ?){4,}\s*|\s*…{2,}\s*")
 _ENDS = re.compile(r"[.!?:;…][\"'”’»)\]]*$")
@@ -30,9 +32,13 @@ _N_COLUMN = 25  # characters: shorter full lines are no running text
 
 def page_texts(pages: list[str]) -> list[str]:
     """The pages with running heads dropped and lines joined to paragraphs, a newline after each."""
-    lines = [[" ".join(_LEADERS.sub(" ... ", line).split()) for line in page.splitlines()] for page in pages]
+    lines = [
+        [" ".join(_LEADERS.sub(" ... ", line).split()) for line in _MARKED.sub("-\n", page).splitlines()]
+        for page in pages
+    ]
     lines = [[line for line in page if line] for page in lines]
-    return [paragraphs(page) for page in without_running_heads(lines)]
+    compounds = frozenset(word for page in lines for line in page for word in _COMPOUND.findall(line))
+    return [paragraphs(page, compounds) for page in without_running_heads(lines)]
 
 
 def without_running_heads(pages: list[list[str]]) -> list[list[str]]:
@@ -71,32 +77,31 @@ def without_running_heads(pages: list[list[str]]) -> list[list[str]]:
     return kept
 
 
-def paragraphs(lines: list[str]) -> str:
-    """Lines joined where a paragraph clearly goes on. A short line, a list item or a table row stays by itself."""
+def paragraphs(lines: list[str], compounds: frozenset[str] = frozenset()) -> str:
+    """Lines joined where a paragraph clearly goes on. A short line, a list item or a table row stays by itself.
+
+    `compounds`: words that are written with a hyphen elsewhere, "well-known", and keep it at a line end.
+    """
     if not lines:
         return ""
-    lengths = sorted(map(len, lines))
-    full = lengths[int(0.8 * (len(lines) - 1))]
+    full = sorted(map(len, lines))[int(0.8 * (len(lines) - 1))]
     joined = [lines[0]]
     for above, line in pairwise(lines):
-        if above[-1] in _HYPHENS and len(above) > 1 and above[-2].isalpha() and line[0].isalpha():
-            joined[-1] = _rejoin(joined[-1], line)
-        elif (
-            full >= _N_COLUMN
-            and len(above) >= full * (_LAST if _ENDS.search(above) else _FULL)
-            and not _ITEM.match(line)
-        ):
+        n_least = full * (_LAST if _ENDS.search(above) else _FULL)
+        if above[-1] in _HYPHENS and above[-2:-1].isalpha() and line[0].isalpha():
+            joined[-1] = _rejoin(joined[-1], line, compounds)
+        elif full >= _N_COLUMN and len(above) >= n_least and not _ITEM.match(line):
             joined[-1] += " " + line
         else:
             joined.append(line)
     return "\n".join(joined)
 
 
-def _rejoin(above: str, line: str) -> str:
-    """A word cut at a line end: the hyphen goes, unless it belongs to the word ("Anglo-" + "Saxon", "1990-" + ...)."""
-    is_marked = above[-1] in "\u00ad\x02\ufffe"  # the typesetter's own: it was not there before the line was broken
+def _rejoin(above: str, line: str, compounds: frozenset[str]) -> str:
+    """A word cut at a line end: the hyphen goes, unless it belongs to the word ("Anglo-" + "Saxon")."""
     stem = above[:-1]
-    keeps = line[0].isupper() or (not is_marked and "-" in stem.rsplit(" ", 1)[-1])
+    word = stem.rsplit(" ", 1)[-1].lstrip("(\"'“„‘") + "-" + re.match(r"\w+", line)[0]
+    keeps = above[-1] != "\u00ad" and (line[0].isupper() or word.count("-") > 1 or word in compounds)
     return stem + ("-" if keeps else "") + line
 
 

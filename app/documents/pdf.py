@@ -110,7 +110,8 @@ def _shows_something(page: Any) -> bool:
 
 def _no_text(name: str, n_pages: int, n_scanned: int) -> str:
     if not n_scanned:
-        return f"{name} is empty: nothing is printed on its {n_pages:,} page{'s' * (n_pages > 1)}"
+        pages = "its only page" if n_pages == 1 else f"its {n_pages:,} pages"
+        return f"{name} shows nothing on {pages}: it is empty or damaged; {_repair(name)}"
     which = "its only page has" if n_pages == 1 else f"all {n_pages:,} pages have"
     if n_scanned < n_pages:
         which = f"{n_scanned:,} of {n_pages:,} pages are pictures and the others are empty, so they have"

@@ -37,7 +37,7 @@ def check_xml(data: bytes, entry: str, name: str, limits: Limits) -> None:
     parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = begin, end, declare
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: encodings that nobody knows
         raise DocumentError(f"{name} is damaged: {entry!r} is no valid XML ({error}); get it again") from error
 
 
@@ -49,5 +49,5 @@ def parse_xml(data: bytes, entry: str, name: str, limits: Limits) -> Any:
     check_xml(data, entry, name, limits)
     try:
         return fromstring(data, forbid_dtd=False, forbid_entities=True, forbid_external=True)
-    except (ParseError, DefusedXmlException, ValueError) as error:
+    except (ParseError, DefusedXmlException, LookupError, ValueError) as error:
         raise DocumentError(f"{name} is damaged: {entry!r} is no valid XML ({error}); get it again") from error

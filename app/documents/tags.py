@@ -111,6 +111,16 @@ class _Cleaner(HTMLParser):
         if not self.dropping:
             self.out.append(escape(data, quote=False))
 
+    def unknown_decl(self, data: str) -> None:
+        if self.is_xml and data.startswith("CDATA["):
+            self.handle_data(data[6:])
+
+    def parse_html_declaration(self, i: int) -> int:
+        try:
+            return super().parse_html_declaration(i)
+        except AssertionError:  # of "<![nonsense", which browsers take for a comment
+            return self.parse_bogus_comment(i)
+
     def close_down_to(self, n_open: int) -> None:
         """Close tags until so many are open."""
         while len(self.open) > n_open:
