@@ -116,15 +116,17 @@ def test_there_must_be_a_question(host, store):
     assert "no question" in answer(host, store, conversation)[-1].error
 
 
-def test_a_conversation_deleted_meanwhile_ends_the_turn(host, store):
+def test_a_conversation_deleted_meanwhile_ends_the_turn(host, store, fake_engine, monkeypatch):
+    held = Held(fake_engine, monkeypatch, Step, 3)
     conversation = begin(store)
-    views = Turn(store, conversation, {}).start(host).views(0.01)
-    last = None
-    for view in views:
-        last = view
-        if view.state == "answering":
-            store.delete(conversation)
-    assert last.state in ("failed", "done"), "deleted before or after its last write"
+    turn = Turn(store, conversation, {}, clock=Ticks(1.0)).start(host)
+    assert held.reached.wait(30)
+    store.delete(conversation)
+    held.go.set()
+    last = list(turn.views(0.01))[-1]
+    assert last.state == "failed"
+    assert "deleted" in last.error
+    assert fake_engine.opened[-1].n_decoded == 5, "not written on for nobody"
     assert not store.has(conversation)
     assert store.messages(conversation) == []
 
