@@ -43,6 +43,7 @@ _CLOSES = {  # what an opening tag ends, and within what it looks for it
     "tfoot": ({"tr", "tbody", "thead", "tfoot"}, {"table"}),
 }
 _CELL = {"td", "th", "table"}
+_SPACE = re.compile(r"[ \t\r\n\f]+")
 _HIDING = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])|opacity\s*:\s*0(?![.\d])")
 
 
@@ -109,7 +110,8 @@ class _Cleaner(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self.dropping:
-            self.out.append(escape(data, quote=False))
+            text = data if "pre" in self.open else _SPACE.sub(" ", data)  # where a source line ends means nothing
+            self.out.append(escape(text, quote=False))
 
     def unknown_decl(self, data: str) -> None:
         if self.is_xml and data.startswith("CDATA["):

@@ -1,0 +1,354 @@
+"""Every format on its samples: what must be read, what must not, and which page or chapter it is cited by.
+
+A new format: its samples in tests/golden/documents/make_samples.py and a row here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from golden.documents.make_samples import samples
+from golden.documents.writers import Picture, archive, docx, epub, paragraph, pdf
+from lacache_app.documents import DocumentError, read_document
+
+SAMPLES = Path(__file__).parents[1] / "golden" / "documents"
+
+# file, kind, (what it must include, its label), what it must not include
+ROWS = [
+    (
+        "report.pdf",
+        "pdf",
+        [
+            ("climbed the hundred and twelve steps with a can of oil.", "p. 1"),
+            ("wrote the number into a book", "p. 1"),
+            ("Fact 3: the lamp burned 21 litres", "p. 3"),
+            ("“You will not stay,” said", "p. 1"),
+            ("3. The keeper's year, part 5", "p. 5"),
+            ("The Lighthouse Report", "p. 1"),
+        ],
+        ["num-", "\n12\n", "litres that month.\n13"],
+    ),
+    ("no-printing.pdf", "pdf", [("Fact 1: the lamp burned 7 litres", "p. 1")], []),
+    ("partly-scanned.pdf", "pdf", [("Fact 1", "p. 1"), ("Fact 2", "p. 6")], []),
+    (
+        "report.docx",
+        "docx",
+        [
+            ("# Annual Report", "ch. 1"),
+            ("Barley was good & rye was not — see the table.", "ch. 1"),
+            ("| Barley | 41 |", "ch. 1"),
+            ("It rained in June. And in July.", "ch. 2"),
+            ("Müller will sow earlier.", "ch. 3"),
+        ],
+        ["deleted text"],
+    ),
+    (
+        "book.epub",
+        "epub",
+        [
+            ("She left on a *Tuesday*. Nobody waved.", "ch. 1"),
+            ("empty—and cold", "ch. 2"),
+            ("She came back in spring.", "ch. 3"),
+        ],
+        ["script text", "margin"],
+    ),
+    (
+        "old-book.epub",
+        "epub",
+        [("First of two in a file.", "ch. 1"), ("Second of two", "ch. 2"), ("Third, in a file of its own.", "ch. 3")],
+        [],
+    ),
+    (
+        "page.html",
+        "html",
+        [
+            ("# The Café Bakery", "ch. 1"),
+            ("Rye bread takes **three days**. The starter is fed twice.", "ch. 1"),
+            ("We use stone-ground rye.", "ch. 2"),
+            ("- soft water\n- or *filtered* water", "ch. 3"),
+            ("| Step | Hours |\n| --- | --- |\n| Rest | 12 |", "ch. 4"),
+            ("[The oven]", "ch. 4"),
+            ("```\n# not a heading\nmix()\n```", "ch. 4"),
+        ],
+        ["script text", "comment text", "hidden", "noscript", "color", "Home", "example.invalid", "x.gif"],
+    ),
+    (
+        "old-page.htm",
+        "html",
+        [
+            ("an unclosed **bold**\n\nSecond entry & more\na new line", "ch. 1"),
+            ("The layout table's first column.\n\nIts second column.", "ch. 2"),
+            ("Ebb\n:   water going out", "ch. 2"),
+            ("Last entry", "ch. 2"),
+        ],
+        ["|", "<"],
+    ),
+    (
+        "notes.markdown",
+        "markdown",
+        [("Some words before", "ch. 1"), ("# a comment", "ch. 2"), ("half as much", "ch. 3"), ("**surge**", "ch. 4")],
+        [],
+    ),
+    ("novel.txt", "text", [("THE FERRYMAN", ""), ("The ferryman pulled", "ch. 1")], []),
+    ("letter.txt", "text", [("Grüße aus Köln, schöne Straße – für 12 €.\n", "")], ["\r"]),
+]
+REFUSED = [
+    ("encrypted.pdf", r"is encrypted: it opens only with a password; save it without one, .*qpdf --password"),
+    ("scanned.pdf", r"looks scanned: 2 of 3 pages are pictures .* no text layer.* ocrmypdf scanned\.pdf"),
+]
+TITLES = {
+    "report.pdf": ["Spring", "", "Summer", "", "Winter", ""],
+    "report.docx": ["Harvest", "Weather", "Outlook"],
+    "book.epub": ["Departure", "Arrival", "Return"],
+    "old-book.epub": ["The First", "The Second", "The Third"],
+    "page.html": ["The Café Bakery", "Flour", "Water", "Times"],
+    "notes.markdown": ["Notes on tides", "Moon", "Sun", "Wind"],
+    "novel.txt": ["", "CHAPTER I. The River", "CHAPTER II. The Far Bank"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_samples_folder(monkeypatch):
+    monkeypatch.chdir(SAMPLES)
+
+
+def assert_parts_cover(document):
+    assert document.parts[0].start == 0
+    assert document.parts[-1].end == len(document.text)
+    assert all(before.end == after.start for before, after in itertools.pairwise(document.parts))
+
+
+@pytest.mark.parametrize(("file", "kind", "included", "excluded"), ROWS, ids=[row[0] for row in ROWS])
+def test_samples(file, kind, included, excluded):
+    document = read_document(file)
+    assert document.kind == kind
+    assert document.name == file
+    for text, label in included:
+        assert text in document.text
+        assert document.label_at(document.text.index(text)) == label
+    for text in excluded:
+        assert text not in document.text
+    assert_parts_cover(document)
+    if file in TITLES:
+        assert [part.title for part in document.parts] == TITLES[file]
+
+
+@pytest.mark.parametrize(("file", "message"), REFUSED)
+def test_refused_samples(file, message):
+    with pytest.raises(DocumentError, match=message):
+        read_document(file)
+
+
+def test_every_sample_has_a_row_and_is_what_the_script_writes():
+    made = samples()
+    files = {path.name for path in SAMPLES.iterdir() if path.suffix not in (".py", "") and path.is_file()}
+    assert files == set(made) == {row[0] for row in (*ROWS, *REFUSED)}
+    for name, data in made.items():
+        assert (SAMPLES / name).read_bytes() == data, f"{name}: run make_samples.py"
+        assert len(data) < 50_000
+
+
+@pytest.mark.parametrize(("file", "named"), [("report.pdf", "a.txt"), ("book.epub", "a.pdf"), ("page.html", "a.md")])
+def test_the_content_decides_and_not_the_name(tmp_path, file, named):
+    shutil.copy(file, tmp_path / named)
+    assert read_document(tmp_path / named, name=file) == read_document(file)
+
+
+@pytest.mark.parametrize(
+    ("entries", "what"),
+    [
+        ({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": ""}, r"\(ODT\).* --convert-to docx"),
+        ({"[Content_Types].xml": "", "xl/workbook.xml": ""}, r"\(XLSX\).*CSV"),
+        ({"[Content_Types].xml": "", "ppt/presentation.xml": ""}, r"\(PPTX\).*PDF"),
+        ({"Index/Document.iwa": ""}, "Pages"),
+        (
+            {"a.txt": "x", "b.pdf": "y"},
+            r"a zip archive with 2 files \(a\.txt, b\.pdf\), neither DOCX nor EPUB; unpack it",
+        ),
+        ({}, "a zip archive with 0 files"),
+    ],
+)
+def test_other_zip_files_are_named(tmp_path, entries, what):
+    (tmp_path / "f").write_bytes(archive(entries))
+    with pytest.raises(DocumentError, match=what):
+        read_document(tmp_path / "f")
+
+
+# ---- PDF -------------------------------------------------------------------------------------------------------------
+
+
+def read(tmp_path, data, name="f"):
+    (tmp_path / name).write_bytes(data)
+    return read_document(tmp_path / name, name=name)
+
+
+def test_a_partly_scanned_pdf_says_which_pages_are_missing():
+    document = read_document("partly-scanned.pdf")
+    assert "3 pages (p. 2, 4-5) left out, as they have no text layer (scanned?)" in document.note
+    assert "ocrmypdf partly-scanned.pdf" in document.note, "page 3 is empty, not scanned"
+
+
+def test_pdfs_without_text(tmp_path):
+    with pytest.raises(DocumentError, match="looks scanned: all 2 pages have no text layer"):
+        read(tmp_path, pdf([Picture(), Picture()]))
+    with pytest.raises(DocumentError, match="looks scanned: its only page has no text layer"):
+        read(tmp_path, pdf([Picture()]))
+    with pytest.raises(DocumentError, match="shows nothing on its 2 pages: it is empty or damaged"):
+        read(tmp_path, pdf([[], []]))
+
+
+def test_damaged_pdfs(tmp_path):
+    data = (SAMPLES / "report.pdf").read_bytes()
+    with pytest.raises(DocumentError, match=r"is damaged.*repaired\.pdf"):
+        read(tmp_path, data[:400])
+    document = read(tmp_path, data.replace(b"startxref", b"startxxxx"))
+    assert "hundred and twelve" in document.text, "a broken cross-reference table is mended"
+
+
+def test_a_sentence_runs_on_over_a_page(tmp_path):
+    text = "and so the whole of this sentence goes on and on and on over the end of"
+    document = read(tmp_path, pdf([[text], ["the page. New paragraph."], ["Next page."]]))
+    assert document.text == f"{text}\nthe page. New paragraph.\n\nNext page."
+
+
+# ---- EPUB ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_epub_without_contents_goes_by_headings_or_files(tmp_path):
+    with_headings = read(tmp_path, epub([("a.xhtml", "<h1>One</h1><p>x</p><h1>Two</h1><p>y</p>")]))
+    assert [(part.label, part.title) for part in with_headings.parts] == [("ch. 1", "One"), ("ch. 2", "Two")]
+    without = read(tmp_path, epub([("a.xhtml", "<p>x</p>"), ("b.xhtml", "<p>y</p>")]))
+    assert [(part.label, part.title) for part in without.parts] == [("ch. 1", ""), ("ch. 2", "")]
+    assert_parts_cover(without)
+
+
+def test_a_copy_protected_epub(tmp_path):
+    encryption = (
+        '<encryption xmlns="urn:oasis:names:tc:opendocument:xmlns:container" xmlns:e="http://www.w3.org/2001/04/xmlenc#">'
+        '<e:EncryptedData><e:CipherData><e:CipherReference URI="{}"/></e:CipherData></e:EncryptedData></encryption>'
+    )
+    chapters = [("a.xhtml", "<p>x</p>")]
+    with pytest.raises(DocumentError, match=r"copy-protected \(DRM\)"):
+        read(tmp_path, epub(chapters, extra={"META-INF/encryption.xml": encryption.format("OPS/a.xhtml")}))
+    fonts = epub(chapters, extra={"META-INF/encryption.xml": encryption.format("OPS/font.otf")})
+    assert read(tmp_path, fonts).text == "x", "scrambled fonts are usual and harm nobody"
+
+
+def test_an_epub_with_a_missing_chapter_is_read_with_a_note(tmp_path):
+    data = epub([("a.xhtml", "<p>x</p>"), ("b.xhtml", "<p>y</p>")])
+    broken = data.replace(b"OPS/b.xhtml", b"OPS/c.xhtml")
+    document = read(tmp_path, broken)
+    assert document.text == "x"
+    assert "1 of its chapter files are missing or damaged" in document.note
+
+
+def test_an_epub_of_pictures(tmp_path):
+    with pytest.raises(DocumentError, match="has no text: its chapters are empty or pictures"):
+        read(tmp_path, epub([("a.xhtml", '<img src="a.png" alt=""/>')]))
+
+
+# ---- DOCX ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_docx_without_text(tmp_path):
+    with pytest.raises(DocumentError, match="has no text"):
+        read(tmp_path, docx(paragraph("")))
+
+
+def test_a_docx_without_its_main_part(tmp_path):
+    with pytest.raises(DocumentError, match="is damaged: it cannot be read as a DOCX"):
+        read(tmp_path, archive({"[Content_Types].xml": "<x/>", "word/styles.xml": "<x/>"}))
+
+
+# ---- HTML ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("<html><body>é</body></html>".encode("utf-16"), "é"),
+        ('<html><meta charset="shift_jis"><body>日本語</body></html>'.encode("shift_jis"), "日本語"),
+        ('<?xml version="1.0" encoding="windows-1251"?><html><body>Да</body></html>'.encode("cp1251"), "Да"),
+        ('<html><meta charset="utf-8"><body>caf\xe9</body></html>'.encode("cp1252"), "caf\ufffd"),
+        (b'<html><meta charset="no-such"><body>caf\xe9</body></html>', "café"),
+        (b"<p>A fragment</p>\n<p>of a page</p>", "A fragment\n\nof a page"),
+    ],
+)
+def test_html_encodings(tmp_path, data, text):
+    document = read(tmp_path, data)
+    assert (document.kind, document.text) == ("html", text)
+
+
+@pytest.mark.parametrize(
+    "text", ['<p align="center">\n\n# Project\n\nText.\n', "<note>XML is text here</note>", "a < b > c"]
+)
+def test_what_is_no_html(tmp_path, text):
+    assert read(tmp_path, text.encode()).text == text
+
+
+def test_a_page_without_text(tmp_path):
+    with pytest.raises(DocumentError, match="shows no text: it may need scripts"):
+        read(tmp_path, b"<html><body><div id=app></div><script>render()</script></body></html>")
+
+
+# ---- books of 300 pages ----------------------------------------------------------------------------------------------
+
+WORDS = re.findall(
+    r"\w+", "the keeper of light climbed down slowly while rain fell over seven grey stones and nobody spoke again"
+)
+
+
+def lines_of(chapter: int, n_lines: int) -> list[str]:
+    return [
+        " ".join(WORDS[(chapter * 7 + line * 3 + at * (line + 1)) % len(WORDS)] for at in range(14)).capitalize()
+        for line in range(n_lines)
+    ]
+
+
+CHAPTERS = {number: lines_of(number, 400) for number in range(1, 31)}  # 12,000 lines: 300 pages of 40
+
+
+def big_pdf() -> bytes:
+    lines = [line for chapter in CHAPTERS.values() for line in chapter]
+    pages = [["A Long Book", *lines[at : at + 40], str(at // 40 + 1)] for at in range(0, len(lines), 40)]
+    return pdf(pages, outline=[(f"Chapter {number}", 10 * (number - 1) + 1) for number in CHAPTERS])
+
+
+def big_epub() -> bytes:
+    files = [
+        (f"c{number}.xhtml", f"<h2>Chapter {number}</h2>" + "".join(f"<p>{line}.</p>" for line in lines))
+        for number, lines in CHAPTERS.items()
+    ]
+    contents = [(f"Chapter {number}", f"c{number}.xhtml") for number in CHAPTERS]
+    return epub(files, contents, is_packed=True)
+
+
+def big_docx() -> bytes:
+    body = "".join(
+        paragraph(f"Chapter {number}", "heading1") + "".join(map(paragraph, lines))
+        for number, lines in CHAPTERS.items()
+    )
+    return docx(body, is_packed=True)
+
+
+def big_html() -> bytes:
+    body = "".join(f"<h2>Chapter {number}</h2><p>" + "<p>".join(lines) for number, lines in CHAPTERS.items())
+    return f"<!doctype html><title>x</title><body>{body}".encode()
+
+
+@pytest.mark.parametrize(("make", "n_parts"), [(big_pdf, 300), (big_epub, 30), (big_docx, 30), (big_html, 30)])
+def test_books_of_300_pages(tmp_path, make, n_parts):
+    document = read(tmp_path, make())
+    assert len(document.parts) == n_parts
+    assert_parts_cover(document)
+    assert [part.title for part in document.parts if part.title] == [f"Chapter {number}" for number in CHAPTERS]
+    read_words = re.findall(r"\w+", document.text.lower())
+    written = [word for lines in CHAPTERS.values() for line in lines for word in line.lower().split()]
+    assert len(written) == 12_000 * 14 <= len(read_words) <= len(written) + 100, "nothing lost, nothing twice"
+    first = CHAPTERS[17][0]
+    label = document.label_at(document.text.index(first))
+    assert label == ("p. 161" if make is big_pdf else "ch. 17")
