@@ -170,7 +170,9 @@ def free_memory() -> list[FreeMemory]:
     if native.load_error() is None:
         devices = native.devices()
         gpus = [d for d in devices if d.type == "gpu"] or [d for d in devices if d.type == "igpu"]
-        found += [FreeMemory(f"{d.name} ({' '.join(d.description.split())})", d.free_bytes, d.total_bytes) for d in gpus]
+        found += [
+            FreeMemory(f"{d.name} ({' '.join(d.description.split())})", d.free_bytes, d.total_bytes) for d in gpus
+        ]
     return found
 
 
@@ -182,6 +184,8 @@ def ram(cgroup: Path = Path("/sys/fs/cgroup")) -> FreeMemory:
     free, total = memory.available, memory.total
     try:
         limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+        details = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        used -= int(details.get("inactive_file", 0))  # cached files give way
     except (OSError, ValueError):  # no such files, or the limit is "max"
         return FreeMemory("RAM", free, total)
     return FreeMemory("RAM", max(1, min(free, limit - used)), min(total, limit))
@@ -199,8 +203,8 @@ def kv_bytes(shape: ModelShape, load: Load) -> int:
 def compute_bytes(shape: ModelShape, load: Load) -> int:
     """About how many bytes llama.cpp's work buffers and our plans take.
 
-    A graph's buffer is as large as its widest moment, and memory of one moment is used again by the next. The moments of
-    a ubatch of U tokens over C cells, all in f32 unless said otherwise:
+    A graph's buffer is as large as its widest moment, and memory of one moment is used again by the next. The moments
+    of a ubatch of U tokens over C cells, all in f32 unless said otherwise:
 
         logits         U x (vocabulary + 2 rows of the model's width): reserved for every token of a ubatch
         attention      the mask C x U (f16 with flash attention; twice for window models) and a few rows of the width;

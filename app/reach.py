@@ -3,7 +3,7 @@
 What it is: `reach`, which feeds plain numbers instead of tokens through the real `Memory` with the real policy, long
 past the budget, and counts. A token is sharp while every layer holds it (the first cells, the recent window, what was
 not thinned yet), faint while some layers do. And `pages`, which turns tokens into pages of 400 words.
-What it does not know: models, files, devices. Faint says that something of a token is left, not what a model makes of it.
+What it does not know: models, files, devices. Faint says that something of a token is left, not what becomes of it.
 
     reach(Ladder(span=15, n_recent=512), n_layer=30, n_ctx=1024)      # Reach(n_sharp=..., n_faint=...)
 """

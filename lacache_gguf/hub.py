@@ -1,25 +1,26 @@
 """Models on the Hugging Face hub: find one in the standard cache, download it there on request.
 
 Placing files, locks and tokens are huggingface_hub's business: HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and
-HF_HUB_OFFLINE count. What it does not know: the catalog, what is in a GGUF file, how progress is shown.
+HF_HUB_OFFLINE count. What it does not know: the catalog, what is in a GGUF file, how progress is shown, how the bytes
+of one file come (hub_fetch.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lacache_gguf.errors import DamagedModel, DownloadError, ModelNotFound
+from lacache_gguf.errors import DownloadError, LacacheError, ModelNotFound
+from lacache_gguf.hub_fetch import fetch, n_bytes_here
 from lacache_gguf.hub_names import HubRef, Variant, choose, variants
 
 OnProgress = Callable[[str, int, int], None]
 """on_progress(file name, bytes done, bytes in all), called often while a file is being downloaded."""
-
-_N_TRIES = 3
-_HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # of huggingface_hub's versions
 
 
 def cache_dir() -> Path:
@@ -70,77 +71,111 @@ def list_cached() -> list[tuple[HubRef, Path]]:
     return found
 
 
-def download(ref: HubRef, on_progress: OnProgress | None = None) -> tuple[Path, Variant, str | None]:
-    """Fetch what `ref` names into the cache: (first file, variant, licence). What is cached is not fetched again.
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file on the hub; sha256 None where the hub keeps none (small files)."""
 
-    Raises ModelNotFound (no such repository, quant or file), DownloadError (offline, gated, no network, no disk space),
-    DamagedModel (the received bytes do not have the hub's SHA-256).
+    name: str
+    size_bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the hub has under a reference: the files of the chosen variant, the others it could be, and the licence."""
+
+    ref: HubRef
+    commit: str
+    variant: Variant
+    files: tuple[RemoteFile, ...]
+    licence: str | None
+    sizes: dict[str, int]  # tag of every variant in the repository -> bytes
+
+    @property
+    def name(self) -> str:
+        """ "user/repo:QUANT" that means exactly this."""
+        return f"{self.ref.repo}:{self.variant.tag}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
+    def n_here(self) -> int:
+        """Bytes of it that are in the cache already, those of an unfinished download included."""
+        return sum(self._n_here(file) for file in self.files)
+
+    def _n_here(self, file: RemoteFile) -> int:
+        path = next((s / file.name for s in snapshots(self.ref.repo) if s.name == self.commit), None)
+        if path is not None and path.is_file():
+            return file.size_bytes
+        return min(n_bytes_here(self.ref.repo, file.sha256), file.size_bytes) if file.sha256 else 0
+
+
+def look_up(ref: HubRef) -> Offer:
+    """Ask the hub what `ref` names; nothing is downloaded.
+
+    Raises ModelNotFound (no such repository, quant or file), DownloadError (offline, gated, no network).
     """
     from huggingface_hub import HfApi, constants
 
     endpoint = constants.ENDPOINT
-    with _readable_errors(ref, endpoint):
+    with readable_errors(ref, endpoint):
         info = HfApi(endpoint=endpoint).model_info(ref.repo, files_metadata=True)
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    variant = choose(ref, list(siblings), f"{endpoint}/{ref.repo}")
-    sizes = {name: siblings[name].size or 0 for name in variant.files}
-    newest = snapshots(ref.repo)[:1]
-    cached = {path.relative_to(s).as_posix() for s in newest for path in s.rglob("*") if path.is_file()}
-    _check_disk_space(sum(size for name, size in sizes.items() if name not in cached))
-    paths, tally = [], _Tally(on_progress, sum(sizes.values()))
-    for name, size in sizes.items():
-        paths.append(_fetch(ref, name, endpoint, tally))
-        if name not in cached:
-            _check_hash(paths[-1], getattr(siblings[name].lfs, "sha256", None))
-        tally.finish(name, size)
-    return paths[0], variant, _licence(info)
+    where = f"{endpoint}/{ref.repo}"
+    variant = choose(ref, list(siblings), where)
+    if not info.sha:
+        raise DownloadError(f"{where} does not say which commit it is at; check HF_ENDPOINT")
+
+    def file(name: str) -> RemoteFile:
+        return RemoteFile(name, siblings[name].size or 0, getattr(siblings[name].lfs, "sha256", None))
+
+    sizes = {v.tag: sum(file(name).size_bytes for name in v.files) for v in variants(list(siblings))}
+    return Offer(ref, info.sha, variant, tuple(map(file, variant.files)), _licence(info), sizes)
 
 
-def _fetch(ref: HubRef, name: str, endpoint: str, tally: _Tally) -> Path:
-    """One file into the cache; a connection that breaks is tried again, from where it broke if huggingface_hub can."""
-    from huggingface_hub import hf_hub_download
+def download(
+    ref: HubRef,
+    on_progress: OnProgress | None = None,
+    *,
+    offer: Offer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_check: Callable[[], None] = lambda: None,
+    wait: Callable[[float], Any] = time.sleep,
+) -> tuple[Path, Variant, str | None]:
+    """Fetch what `ref` names into the cache: (first file, variant, licence). What is cached is not fetched again, and
+    what an earlier attempt left is gone on with. `offer`: the answer of `look_up`, if it is known already.
 
-    for n_tries in range(1, _N_TRIES + 1):
-        try:
-            with _readable_errors(ref, endpoint):
-                return Path(hf_hub_download(ref.repo, name, endpoint=endpoint, tqdm_class=tally.bar_class(name)))
-        except DownloadError as error:
-            is_broken_connection = type(error.__cause__).__module__.partition(".")[0] in _HTTP_CLIENTS
-            if n_tries == _N_TRIES or not is_broken_connection:
-                raise
-            tally.n_file = 0
-    raise AssertionError("unreachable")
+    Raises ModelNotFound (no such repository, quant or file), DownloadError (offline, gated, no network, no disk space),
+    DamagedModel (the received bytes do not have the hub's SHA-256), DownloadStopped (`should_stop`, see hub_fetch.py).
+    """
+    from huggingface_hub import constants
 
+    offer = offer or look_up(ref)
+    _check_disk_space(offer.size_bytes - offer.n_here())
+    n_before, paths = 0, []
+    for file in offer.files:
 
-class _Tally:
-    """Sums the progress of the files of one model and hands it on."""
+        def on_bytes(n: int, file: RemoteFile = file, n_before: int = n_before) -> None:
+            if on_progress:
+                on_progress(file.name, n_before + n, offer.size_bytes)
 
-    def __init__(self, on_progress: OnProgress | None, n_total: int) -> None:
-        self.on_progress, self.n_total, self.n_before, self.n_file = on_progress, n_total, 0, 0
-
-    def report(self, name: str) -> None:
-        if self.on_progress:
-            self.on_progress(name, min(self.n_before + self.n_file, self.n_total), self.n_total)
-
-    def finish(self, name: str, size: int) -> None:
-        self.n_before, self.n_file = self.n_before + size, 0
-        self.report(name)
-
-    def bar_class(self, name: str) -> type:
-        """A silent tqdm (huggingface_hub's way of reporting progress) that feeds this tally."""
-        from tqdm import tqdm
-
-        tally = self
-
-        class Bar(tqdm):
-            def __init__(self, *args: object, **kwargs: object) -> None:
-                super().__init__(*args, **{**kwargs, "disable": True})
-
-            def update(self, n: float | None = 1) -> None:
-                tally.n_file += int(n or 0)
-                tally.report(name)
-
-        return Bar
+        with readable_errors(ref, constants.ENDPOINT):
+            path = fetch(
+                ref.repo,
+                file.name,
+                offer.commit,
+                sha256=file.sha256,
+                on_bytes=on_bytes,
+                on_check=on_check,
+                should_stop=should_stop,
+                wait=wait,
+            )
+        on_bytes(file.size_bytes)
+        paths.append(path)
+        n_before += file.size_bytes
+    return paths[0], offer.variant, offer.licence
 
 
 def _licence(info: object) -> str | None:
@@ -160,26 +195,15 @@ def _check_disk_space(n_bytes: int) -> None:
         )
 
 
-def _check_hash(path: Path, sha256: str | None) -> None:
-    if sha256 is None:  # the hub keeps hashes of large files only
-        return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise DamagedModel(
-            f"{path} was damaged on the way: its SHA-256 is not the hub's {sha256}; delete it and pull again"
-        )
-
-
 @contextmanager
-def _readable_errors(ref: HubRef, endpoint: str) -> Iterator[None]:
+def readable_errors(ref: HubRef, endpoint: str) -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP client raise into errors that name the value and the remedy."""
     from huggingface_hub import errors
 
     try:
         yield
+    except LacacheError:
+        raise
     except Exception as error:  # HTTP clients differ between versions of huggingface_hub; whatever it is, it failed
         cause = error
         if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):

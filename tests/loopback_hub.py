@@ -3,12 +3,20 @@
     with LoopbackHub({"user/repo": {"model.Q4_K_M.gguf": b"..."}}) as hub:
         os.environ["HF_ENDPOINT"] = hub.url
 
-`hub.requests` lists ("GET", path, token); `hub.gated` maps a repository to the token that opens it; `hub.cut_once`
-names files whose first download breaks off in the middle, `hub.wrong_hash` those whose bytes are not as announced.
+`hub.requests` lists ("GET", path, token), `hub.starts` (file, first byte asked for) of every download; `hub.gated` maps
+a repository to the token that opens it. What can go wrong, by file name:
+
+    cut_once          its first download breaks off in the middle
+    wrong_hash        the list of files has another SHA-256 for it
+    wrong_content     the bytes that are sent are not the file's (until the name is taken out of the set)
+    hold_at           {name: n}: after n bytes of the file nothing more comes until `hub.release()`
+
+`hub.ignores_ranges` makes it answer every Range request with the whole file; `hub.is_down` with 503.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -49,6 +57,11 @@ class LoopbackHub:
         self.valid_tokens: set[str] = set()
         self.wrong_hash: set[str] = set()
         self.cut_once: set[str] = set()
+        self.wrong_content: set[str] = set()
+        self.hold_at: dict[str, int] = {}
+        self.ignores_ranges = self.is_down = False
+        self.starts: list[tuple[str, int]] = []
+        self._released = threading.Event()
         self.requests: list[tuple[str, str, str | None]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -57,7 +70,13 @@ class LoopbackHub:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
+    def release(self) -> None:
+        """Let held downloads go on, and hold none from now on."""
+        self.hold_at.clear()
+        self._released.set()
+
     def __exit__(self, *_exc: object) -> None:
+        self.release()
         self._server.shutdown()
         self._server.server_close()
 
@@ -99,6 +118,8 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
             hub.requests.append((self.command, path, token))
             parts = path.strip("/").split("/")
+            if hub.is_down:
+                return self.refuse(503, "")
             if token is not None and token not in hub.valid_tokens:
                 return self.refuse(401, "", "Invalid credentials in Authorization header")
             if parts[:2] == ["api", "models"] and len(parts) >= 4:
@@ -126,6 +147,14 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 "Accept-Ranges": "bytes",
             }
             start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            if self.command == "GET":
+                hub.starts.append((name, start))
+            if hub.ignores_ranges:
+                start = 0
+            if start >= len(data) > 0:
+                return self.refuse(416, "")
+            if name in hub.wrong_content:
+                data = bytes(byte ^ 1 for byte in data)
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             if self.command == "GET" and name in hub.cut_once:
@@ -133,7 +162,13 @@ def _handler(hub: LoopbackHub) -> type[BaseHTTPRequestHandler]:
                 self.reply(200, data, headers, n_sent=len(data) // 2)
                 self.close_connection = True
                 return None
-            return self.reply(206 if start else 200, data[start:], headers)
+            n_sent = max(0, hub.hold_at[name] - start) if name in hub.hold_at else None
+            self.reply(206 if start else 200, data[start:], headers, n_sent)
+            if n_sent is not None and self.command == "GET":
+                hub._released.wait(120)
+                with contextlib.suppress(OSError):  # who asked may have gone
+                    self.wfile.write(data[start + n_sent :])
+            return None
 
         def refuse(self, status: int, code: str, message: str = "") -> None:
             headers = {"X-Error-Code": code} if code else {}
