@@ -19,7 +19,8 @@ import codecs
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
+    from lacache_gguf.events import Stats
 
 N_BINS_OVERVIEW = 384
 """Most bins of the strip that shows everything seen; their size is a power of two, so they rarely change."""
@@ -135,7 +137,9 @@ class MemoryMap:
         self._is_known = np.zeros(0, dtype=bool)  # [n_vocab so far]: whose piece is in the table
         self._model: str | None = None
         self._due = -float("inf")
-        self._n_seen_last = self._n_seen_looked = -1  # at the last call, at the last look
+        self._state: tuple[Any, ...] | None = None  # counters at the last call
+        self._looked_at: tuple[Any, ...] | None = None  # ... and at the last look
+        self._only: Engine | None = None
         self._speed: deque[tuple[float, int]] = deque()
         # grows over restarts of the program too: a page that was left open never mistakes new for known
         self._revision = int(time.time()) * 1000
@@ -148,21 +152,32 @@ class MemoryMap:
         When nothing was fed since the last call, the work is over or a message begins: then what was left out meanwhile
         is caught up with, so that the latest look is never older than the last step.
         """
-        now = self._clock()
-        n_seen = len(engine.seen)
-        is_pausing, self._n_seen_last = n_seen == self._n_seen_last, n_seen
-        if now < self._due and not force and not (is_pausing and n_seen != self._n_seen_looked):
+        if self._only is not None and engine is not self._only:
+            return False
+        now, stats = self._clock(), engine.stats
+        state = (engine.model.name, engine.policy.name, stats.n_ctx, stats.n_seen, stats.n_cells, stats.n_compactions)
+        is_pausing, self._state = state == self._state, state
+        if not force and (state == self._looked_at or (now < self._due and not is_pausing)):
             return False
         start = time.perf_counter()
-        snapshot, pieces = self._look(engine, now)
+        snapshot, pieces = self._look(engine, stats, now)
         with self._lock:
             self._snapshot, self._pieces = snapshot, pieces
-        self._n_seen_looked = snapshot.n_seen
+        self._looked_at = state
         spent = time.perf_counter() - start
         self._due = now + max(_INTERVAL_S, _SHARE * spent)
         self.seconds += spent
         self.n_observations += 1
         return True
+
+    @contextmanager
+    def watching(self, engine: Engine) -> Iterator[None]:
+        """In the block only `engine` is looked at: another one that works beside the usual one."""
+        self._only, self._due = engine, -float("inf")
+        try:
+            yield
+        finally:
+            self._only, self._due = None, -float("inf")
 
     def snapshot(self) -> Snapshot | None:
         """The latest look; None before the first one."""
@@ -194,8 +209,7 @@ class MemoryMap:
 
     # ---- on the engine's thread --------------------------------------------------------------------------------
 
-    def _look(self, engine: Any, now: float) -> tuple[Snapshot, dict[int, bytes]]:
-        stats = engine.stats
+    def _look(self, engine: Any, stats: Stats, now: float) -> tuple[Snapshot, dict[int, bytes]]:
         held, row_of = distinct_rows(engine.held)
         seen = np.asarray(engine.seen, dtype=np.int32)
         n_seen, n_cells = len(seen), held.shape[1]
