@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 N_MAX = 4
 """Most contenders of one comparison."""
 NAMES = {"ladder": "Ladder", "sink_window": "First and newest", "full": "Full cache"}
-SAMPLING = {"temperature": 0.0, "seed": 0}
+SAMPLING = {"temperature": 0.0, "repeat_penalty": 1.1, "seed": 0}
 """The likeliest token each time: a difference between two answers is then a difference between two memories."""
 
 
@@ -318,12 +318,13 @@ def _mib(n_bytes: float) -> str:
 
 def word_diff(old: str, new: str) -> list[tuple[str, str]]:
     """How to get from one text to another, word by word: ("same" | "del" | "ins", text) in reading order. The texts of
-    same and del together are `old`, those of same and ins are `new`."""
+    same and ins together are `new`; those of same and del are the words of `old`."""
     a, b = _words(old), _words(new)
+    matcher = difflib.SequenceMatcher(None, [w.strip() for w in a], [w.strip() for w in b], autojunk=False)
     parts: list[tuple[str, str]] = []
-    for kind, i0, i1, j0, j1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    for kind, i0, i1, j0, j1 in matcher.get_opcodes():
         if kind == "equal":
-            parts.append(("same", "".join(a[i0:i1])))
+            parts.append(("same", "".join(b[j0:j1])))
             continue
         parts += [("del", "".join(a[i0:i1]))] if i1 > i0 else []
         parts += [("ins", "".join(b[j0:j1]))] if j1 > j0 else []
@@ -331,4 +332,5 @@ def word_diff(old: str, new: str) -> list[tuple[str, str]]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\s+|[^\s]+", text)
+    """Words, each with the white space behind it (and before the first one)."""
+    return re.findall(r"^\s+|\S+\s*", text)

@@ -1,0 +1,325 @@
+"""The Compare tab: one question under two to four memories of equal MiB, answers side by side.
+
+What it is: `build` and `wire`; the work itself is lacache_app.compare, run in the host's thread beside the loaded
+engine, whose chat stays warm. Nothing is written to disk, so nothing is left behind however it ends.
+What it does not know: how a memory works.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from lacache_app.compare import N_MAX, NAMES, Contender, Event, Outcome, Question, cells, compare, parse_contender
+from lacache_app.ui import compare_html
+from lacache_app.ui.compare_html import Slot
+from lacache_app.ui.context import Context
+
+from lacache_gguf.errors import LacacheError, UsageError
+
+if TYPE_CHECKING:
+    from lacache_gguf.engine import Engine
+
+ID, TITLE = "compare", "Compare"
+KINDS = [
+    ("Ladder: thins old text step by step", "ladder"),
+    ("First and newest tokens only", "sink_window"),
+    ("Full cache: forgets nothing", "full"),
+    ("none", ""),
+]
+KV_TYPES = [
+    ("16 bits", "f16/f16"),
+    ("8 bits", "q8_0/q8_0"),
+    ("K 8, V 4 bits", "q8_0/q4_0"),
+    ("4 bits", "q4_0/q4_0"),
+]
+FIRST_CHOICE = ("ladder", "sink_window", "full", "")
+_MIB = (1, 4096)
+_TOKENS = (8, 1024)
+_DEFAULT_MIB = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """What describes one contender."""
+
+    kind: gr.Dropdown
+    kv: gr.Dropdown
+    span: gr.Number
+    overlap: gr.Number
+
+    def inputs(self) -> list[gr.components.Component]:
+        """In the order of `contender_of`."""
+        return [self.kind, self.kv, self.span, self.overlap]
+
+
+@dataclass(frozen=True)
+class CompareTab:
+    """The tab's components."""
+
+    prompt: gr.Textbox
+    document: gr.Textbox
+    file: gr.File
+    mib: gr.Slider
+    n_tokens: gr.Slider
+    rows: tuple[Row, ...]
+    cells: gr.HTML
+    start: gr.Button
+    stop: gr.Button
+    result: gr.HTML
+
+    def inputs(self) -> list[gr.components.Component]:
+        """Everything `run` is called with."""
+        row_inputs = [component for row in self.rows for component in row.inputs()]
+        return [self.prompt, self.document, self.file, self.mib, self.n_tokens, *row_inputs]
+
+
+def build(ctx: Context) -> CompareTab:
+    """The components."""
+    from lacache_app.documents import SUFFIXES
+
+    prompt = gr.Textbox(
+        label="Question", placeholder="Who is mentioned, and what do they want?", lines=2, elem_id="compare-prompt"
+    )
+    with gr.Accordion("A text to read first (optional)", open=True), gr.Row():
+        document = gr.Textbox(
+            label="Text", lines=4, max_lines=8, placeholder="Paste a text of any length ...", scale=3,
+            elem_id="compare-document",
+        )  # fmt: skip
+        file = gr.File(label="... or a file", file_types=[*SUFFIXES], scale=1, height=140, elem_id="compare-file")
+    rows = []
+    with gr.Row(elem_id="compare-memories"):
+        for number, kind in enumerate(FIRST_CHOICE, 1):
+            with gr.Column(min_width=180):
+                rows.append(_build_row(number, kind))
+    with gr.Row():
+        mib = gr.Slider(
+            *_MIB, value=_DEFAULT_MIB, step=1, label="Memory of each, MiB", elem_id="compare-mib",
+        )  # fmt: skip
+        n_tokens = gr.Slider(*_TOKENS, value=128, step=8, label="Longest answer, tokens", elem_id="compare-tokens")
+    sizes = gr.HTML(
+        _sizes(ctx, _DEFAULT_MIB, [(kind, "f16/f16", None, None) for kind in FIRST_CHOICE]), elem_id="compare-cells"
+    )
+    with gr.Row():
+        start = gr.Button("Compare", variant="primary", elem_id="compare-start")
+        stop = gr.Button("Stop", variant="stop", elem_id="compare-stop", interactive=False)
+    result = gr.HTML(
+        compare_html.empty(), elem_id="compare-result", container=False, padding=False,
+        head='<link rel="stylesheet" href="/lacache/assets/compare.css">',
+    )  # fmt: skip
+    return CompareTab(prompt, document, file, mib, n_tokens, tuple(rows), sizes, start, stop, result)
+
+
+def _build_row(number: int, kind: str) -> Row:
+    choice = gr.Dropdown(KINDS, value=kind, label=f"Memory {number}", elem_id=f"compare-kind-{number}")
+    kv = gr.Dropdown(KV_TYPES, value="f16/f16", label="Kept in", elem_id=f"compare-kv-{number}")
+    with gr.Accordion("Ladder settings", open=False):
+        span = gr.Number(None, label="Span, layers", precision=0, minimum=1, elem_id=f"compare-span-{number}")
+        overlap = gr.Number(None, label="Overlap, layers", precision=0, minimum=0, elem_id=f"compare-overlap-{number}")
+    return Row(choice, kv, span, overlap)
+
+
+def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
+    """The events, and the endpoint /compare."""
+    del shared
+
+    def run(
+        prompt: str, document: str, file: str | None, mib: float, n_tokens: float, *values: Any, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        is_running = (gr.Button(interactive=False), gr.Button(interactive=True))
+        is_over = (gr.Button(interactive=True), gr.Button(interactive=False))
+        try:
+            contenders = contenders_of(values)
+            question = Question(prompt, read_text(document, file), whole(n_tokens, "the longest answer", *_TOKENS))
+            budget = whole(mib, "the memory", *_MIB) << 20
+            _check_number(contenders)
+            slots = [Slot(contender) for contender in contenders]
+            run = ctx.host.start(lambda engine: beside(ctx, question, contenders, budget))
+            ctx.runs.set(request.session_hash, run, ID)
+        except LacacheError as error:
+            yield (compare_html.cards([], str(error)), *is_over)
+            return
+        note, yielded = "", False
+        try:
+            for events in run.batches():
+                slots = compare_html.fold(slots, events)
+                note = _waiting(run)
+                yield (compare_html.cards(slots, note), *is_running)
+                yielded = True
+        except LacacheError as error:
+            note = str(error)
+        slots = compare_html.stopped(slots)
+        yield (
+            compare_html.cards(slots, "Stopped." if run.state == "stopped" else "" if yielded and not note else note),
+            *is_over,
+        )
+
+    own.start.click(
+        run,
+        own.inputs(),
+        [own.result, own.start, own.stop],
+        concurrency_id="engine",
+        concurrency_limit=1,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+    def stop(request: gr.Request) -> None:
+        ctx.runs.stop(request.session_hash, ID)
+
+    own.stop.click(stop, queue=False, api_visibility="private")
+
+    def sizes(mib: float, *values: Any) -> str:
+        try:
+            return _sizes(ctx, whole(mib, "the memory", *_MIB), _grouped(values))
+        except LacacheError as error:
+            return _note(str(error))
+
+    row_inputs = [component for row in own.rows for component in row.inputs()]
+    gr.on(
+        [own.mib.change, *(component.change for component in row_inputs)],
+        sizes,
+        [own.mib, *row_inputs],
+        own.cells,
+        queue=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
+
+    def compare_memories(
+        prompt: str,
+        document: str = "",
+        memories: str = "ladder; sink_window",
+        mib: int = _DEFAULT_MIB,
+        max_tokens: int = 128,
+    ) -> list[dict[str, Any]]:
+        """One question under two to four memories of equal MiB. `memories` are separated by semicolons: a policy with
+        settings, such as "ladder; sink_window; full; ladder:span=8,k=q8_0,v=q4_0". Returns one object per memory."""
+        try:
+            contenders = [parse_contender(text) for text in str(memories).split(";") if text.strip()]
+            _check_number(contenders)
+            question = Question(prompt, document, whole(max_tokens, "max_tokens", *_TOKENS))
+            budget = whole(mib, "mib", *_MIB) << 20
+            run = ctx.host.start(lambda engine: beside(ctx, question, contenders, budget))
+            events = [event for batch in run.batches() for event in batch]
+        except LacacheError as error:
+            raise gr.Error(str(error)) from None
+        return [event.event.as_dict() for event in events if isinstance(event.event, Outcome)]
+
+    gr.api(compare_memories, api_name="compare", concurrency_id="engine", concurrency_limit=1)
+
+
+# ---- work ------------------------------------------------------------------------------------------------------------
+
+
+def beside(ctx: Context, question: Question, contenders: list[Contender], budget: int) -> Iterator[Event]:
+    """The comparison as a work of the host: contenders are opened beside its engine, which is not touched, and the
+    memory map shows each while it works."""
+    return compare(
+        question,
+        contenders,
+        budget,
+        settings=_shared_settings(ctx),
+        open_engine=_opener(ctx),
+        observe=ctx.memory_map.observe,
+    )
+
+
+def _shared_settings(ctx: Context) -> dict[str, Any]:
+    settings = ctx.host.settings
+    own = ("n_ctx", "kv_budget", "policy", "type_k", "type_v")
+    return {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in own}
+
+
+def _opener(ctx: Context) -> Callable[..., Any]:
+    from lacache_app.options import engine_class
+
+    @contextmanager
+    def opened(**settings: Any) -> Iterator[Engine]:
+        with engine_class()(**settings) as engine, ctx.memory_map.watching(engine):
+            ctx.memory_map.observe(engine)
+            yield engine
+
+    return opened
+
+
+# ---- what was filled in ----------------------------------------------------------------------------------------------
+
+
+def contenders_of(values: tuple[Any, ...]) -> list[Contender]:
+    """The contenders of the rows, those without a memory left out. Raises UsageError."""
+    return [contender_of(*row) for row in _grouped(values) if row[0]]
+
+
+def contender_of(kind: Any, kv: Any, span: Any, overlap: Any) -> Contender:
+    """One row: a policy, "q8_0/q4_0", and two numbers or None that only a ladder has. Raises UsageError."""
+    type_k, _, type_v = str(kv).partition("/")
+    ladder = {"span": span, "overlap": overlap} if kind == "ladder" else {}
+    numbers = {name: whole(value, name, 0, 10**6) for name, value in ladder.items() if value is not None}
+    return Contender(str(kind), type_k, type_v, **numbers)
+
+
+def whole(value: Any, name: str, low: int, high: int) -> int:
+    """A whole number in a range. Raises UsageError."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if not is_number or not low <= value <= high or value != int(value):
+        raise UsageError(f"{name} is {str(value)[:40]!r}; give a whole number from {low:,} to {high:,}")
+    return int(value)
+
+
+def read_text(document: str, file: str | None) -> str:
+    """The file's text if there is one, else what was pasted. Raises DocumentError."""
+    if not file:
+        return str(document or "")
+    from lacache_app.documents import read_document
+
+    return read_document(file).text
+
+
+def _check_number(contenders: list[Contender]) -> None:
+    if not 2 <= len(contenders) <= N_MAX:
+        raise UsageError(f"{len(contenders)} memories to compare; choose 2 to {N_MAX}")
+
+
+def _grouped(values: Any) -> list[tuple[Any, ...]]:
+    n = len(Row.__dataclass_fields__)
+    return [tuple(values[i : i + n]) for i in range(0, len(values), n)]
+
+
+def _waiting(run: Any) -> str:
+    if run.state == "waiting" and run.place:
+        return f"Waiting: {run.place} before you."
+    return "Loading the model." if run.state == "loading" else ""
+
+
+def _sizes(ctx: Context, mib: int, rows: list[tuple[Any, ...]]) -> str:
+    """What the budget buys each memory, at once and without loading anything."""
+    words = []
+    for number, row in enumerate(rows, 1):
+        if not row[0]:
+            continue
+        try:
+            contender = contender_of(*row)
+            _, n_cells = cells(_model_path(ctx.host.settings.model), contender, mib << 20)
+            words.append(f"{number}. {NAMES[contender.policy]}: {n_cells:,} cells")
+        except LacacheError as error:
+            words.append(f"{number}. {error}")
+    return _note("   ".join(words))
+
+
+@functools.lru_cache(maxsize=8)
+def _model_path(model: str) -> Any:
+    from lacache_gguf.catalog import resolve
+
+    return resolve(model).path
+
+
+def _note(text: str) -> str:
+    import html
+
+    return f'<p class="cmp-sizes">{html.escape(text)}</p>'
