@@ -1,0 +1,387 @@
+"""The memory map against slow loops over the same cells, when it looks, and what it answers to whom."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lacache_app import memory_map as module
+from lacache_app.memory_map import MemoryMap, Strip
+
+from lacache_gguf.memory import Memory
+from lacache_gguf.policies import Ladder, Policy, SinkWindow, default_policy
+
+N_LAYER = 6
+
+
+# ---- slow twins ------------------------------------------------------------------------------------------------------
+
+
+def held_after(policy: Policy, n_ctx: int, chunks: list[int], n_layer: int = N_LAYER, n_pinned: int = 0) -> np.ndarray:
+    """What the layers hold after chunks of tokens were fed: int32 [n_layer, n_cells]."""
+    memory = Memory(policy, n_layer, n_ctx, lambda keep: None)
+    if n_pinned:
+        memory.pin(n_pinned)
+    for n in chunks:
+        memory.make_room(n)
+        memory.advance(n)
+    return np.array(memory.held)
+
+
+def slow_share(held: np.ndarray, first: int, last: int, bin_size: int) -> list[list[int]]:
+    rows = []
+    for row in held.tolist():
+        shares = []
+        for start in range(first, last, bin_size):
+            tokens = range(start, min(start + bin_size, last))
+            n = sum(token in tokens for token in row)
+            share = -(-255 * n // len(tokens))
+            shares.append(255 if n == len(tokens) else min(254, share))
+        rows.append(shares)
+    return rows
+
+
+def slow_whole_ends(held: np.ndarray, n_seen: int) -> tuple[int, int]:
+    common = set.intersection(*(set(row) for row in held.tolist())) if held.size else set()
+    first = next((token for token in range(n_seen) if token not in common), n_seen)
+    newest = next((n for n in range(n_seen) if n_seen - 1 - n not in common), n_seen)
+    return first, newest
+
+
+chunks = st.lists(st.integers(1, 16), min_size=0, max_size=40)
+policies = st.sampled_from([Ladder(span=3, n_recent=20), Ladder(span=2, overlap=1, n_sink=2, n_recent=8), SinkWindow()])
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies, chunks, st.integers(0, 9))
+def test_every_number_is_that_of_the_slow_loops(policy: Policy, sizes: list[int], n_pinned: int) -> None:
+    n_ctx = 64
+    held, n_seen = held_after(policy, n_ctx, sizes, n_pinned=n_pinned), sum(sizes)
+    rows, row_of = module.distinct_rows(held)
+    assert np.array_equal(rows[row_of], held)
+    assert len({row.tobytes() for row in rows}) == len(rows)
+    for strip in (
+        module.strip(rows, row_of, 0, n_seen, module.overview_bin_size(n_seen)),
+        module.strip(rows, row_of, 0, n_seen, 5),
+        module.recent_strip(rows, row_of, n_seen, 4),
+    ):
+        assert strip.share.tolist() == slow_share(held, strip.first, strip.last, strip.bin_size)
+    assert module.whole_ends(rows, n_seen) == slow_whole_ends(held, n_seen)
+    assert module.n_traced(rows, n_seen) == len(set(held.ravel().tolist()))
+
+
+@given(st.integers(0, 10_000_000))
+def test_overview_bins_are_few_and_their_size_is_a_power_of_two(n_seen: int) -> None:
+    size = module.overview_bin_size(n_seen)
+    assert size & (size - 1) == 0
+    assert -(-n_seen // size) <= module.N_BINS_OVERVIEW
+    assert size == 1 or -(-n_seen // (size // 2)) > module.N_BINS_OVERVIEW  # no smaller one would do
+
+
+def test_a_trace_is_not_nothing_and_a_gap_is_not_all() -> None:
+    held = np.array([[0], [7]], dtype=np.int32)
+    strip = module.strip(held, np.arange(2), 0, 2000, 1000)
+    assert strip.share.tolist() == [[1, 0], [1, 0]]
+    almost = np.delete(np.arange(1000, dtype=np.int32), 500)[None]
+    assert module.strip(almost, np.zeros(1, dtype=np.intp), 0, 1000, 1000).share.tolist() == [[254]]
+
+
+@given(st.integers(0, 5000), st.integers(1, 700))
+def test_recent_bins_start_at_multiples_and_end_with_the_newest_token(n_seen: int, n_ctx: int) -> None:
+    held = np.zeros((1, 0), dtype=np.int32)
+    strip = module.recent_strip(held, np.zeros(1, dtype=np.intp), n_seen, n_ctx)
+    assert strip.first % strip.bin_size == 0
+    assert strip.last == n_seen
+    assert n_seen - strip.first <= module.RECENT_BUDGETS * n_ctx
+    assert strip.n_bins <= module.N_BINS_RECENT
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that stands still until it is told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_snapshot_has_the_engines_own_numbers(fake_engine: Any) -> None:
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap()
+    for _ in engine.read(engine.tokenize("All work and no play. " * 60), n_pinned=9):
+        memory_map.observe(engine, force=True)
+    snapshot, stats = memory_map.snapshot(), engine.stats
+    for name in ("n_ctx", "n_cells", "n_seen", "n_evicted", "n_compactions", "kv_bytes", "kv_bytes_full"):
+        assert getattr(snapshot, name) == getattr(stats, name)
+    assert snapshot.n_compactions > 0
+    assert (snapshot.model, snapshot.policy, snapshot.n_layer) == ("fake", "ladder", 30)
+    assert (snapshot.n_first_whole, snapshot.n_newest_whole) == slow_whole_ends(np.array(engine.held), stats.n_seen)
+    assert snapshot.n_first_whole >= 9
+    assert np.array_equal(snapshot.held[snapshot.row_of], engine.held)
+    assert snapshot.share.shape == (30, snapshot.n_bins)
+
+
+def test_it_looks_five_times_a_second_at_most(fake_engine: Any, clock: Clock) -> None:
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap(clock)
+    looks = []
+    for _ in engine.read(list(range(200)) * 20):
+        clock.now += 0.05
+        looks.append(memory_map.observe(engine))
+    assert len(looks) > 200
+    assert len(looks) / 5 <= sum(looks) <= len(looks) / 4 + 2
+
+
+def test_the_last_step_is_never_missed(fake_engine: Any, clock: Clock) -> None:
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap(clock)
+    for _ in engine.read([1] * 500):
+        memory_map.observe(engine)  # the clock stands still: only the first call looks
+    assert memory_map.snapshot().n_seen < 500
+    assert memory_map.observe(engine)  # as the host calls it at a work's end
+    assert memory_map.snapshot().n_seen == 500
+    clock.now += 10
+    assert not memory_map.observe(engine)  # nothing new, so nothing to look at
+
+
+def test_a_slow_look_makes_the_next_one_wait(fake_engine: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 0.1])  # a look that takes 100 ms
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(times, 0.1), time=lambda: 0.0))
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap(clock)
+    reading = engine.read([1] * 2000)
+    next(reading)
+    assert memory_map.observe(engine)
+    for now, is_due in ((1.0, False), (4.9, False), (5.1, True)):  # 2 % of the time at most
+        clock.now = now
+        next(reading)
+        assert memory_map.observe(engine) == is_due
+
+
+def test_speed_is_that_of_the_last_seconds(fake_engine: Any, clock: Clock) -> None:
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap(clock)
+    for n, _ in enumerate(engine.read([1] * 16 * 20), 1):  # 16 tokens each
+        clock.now += 0.5
+        memory_map.observe(engine)
+        if n > 1:
+            assert memory_map.snapshot().tokens_per_s == pytest.approx(32)
+    clock.now += 60  # a pause is not slow work
+    list(engine.read([1]))
+    memory_map.observe(engine)
+    assert memory_map.snapshot().tokens_per_s == 0
+
+
+def test_while_another_engine_is_watched_the_usual_one_is_not(fake_engine: Any, clock: Clock) -> None:
+    usual, guest, memory_map = fake_engine(n_ctx=128), fake_engine(n_ctx=256), MemoryMap(clock)
+    memory_map.observe(usual)
+    with memory_map.watching(guest):
+        assert memory_map.observe(guest)
+        clock.now += 1
+        assert not memory_map.observe(usual)
+        assert memory_map.snapshot().n_ctx == 256
+    assert memory_map.observe(usual)
+    assert memory_map.snapshot().n_ctx == 128
+
+
+def test_revisions_grow_also_over_restarts() -> None:
+    first = MemoryMap()
+    assert first._revision > 10**12  # milliseconds of the clock: a page left open cannot hold a larger one
+    assert MemoryMap()._revision >= first._revision
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def looked_at(fake_engine: Any, text: str, n_ctx: int = 128) -> tuple[Any, MemoryMap]:
+    engine, memory_map = fake_engine(n_ctx=n_ctx), MemoryMap()
+    list(engine.read(engine.tokenize(text)))
+    memory_map.observe(engine)
+    return engine, memory_map
+
+
+def test_text_is_what_was_read_also_after_the_engine_was_closed(fake_engine: Any) -> None:
+    text = "Call me Ishmael. " * 40
+    engine, memory_map = looked_at(fake_engine, text)
+    engine.close()
+    engine.piece = None  # a call would fail
+    assert memory_map.text(17, 33) == text[17:33]
+    assert memory_map.text(0, 10**9) == text[: module.N_TEXT_TOKENS]
+    assert memory_map.text(-5, 4) == text[:4]
+    assert memory_map.text(len(text), len(text) + 5) == memory_map.text(7, 7) == memory_map.text(9, 3) == ""
+
+
+def test_characters_of_several_tokens_are_put_together(fake_engine: Any) -> None:
+    _, memory_map = looked_at(fake_engine, "Größe 漢字")
+    assert memory_map.text(0, 99) == "Größe 漢字"
+    pieces = memory_map.close_up(0, 99).pieces
+    assert pieces[2:4] == ("", "ö")
+    assert memory_map.text(3, 6) == "\N{REPLACEMENT CHARACTER}ß"  # begins inside a character
+
+
+def test_a_close_up_shows_which_layers_hold_each_token(fake_engine: Any) -> None:
+    engine, memory_map = looked_at(fake_engine, "0123456789" * 100)
+    close_up = memory_map.close_up(800, 1000)
+    expected = [[token in row for token in range(800, 1000)] for row in np.array(engine.held).tolist()]
+    assert close_up.kept.tolist() == expected
+    assert close_up.n_layers[-1] == 30
+    assert 0 < close_up.n_layers[0] < 30
+
+
+def test_only_new_tokens_cost_a_call(fake_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap()
+    asked: list[int] = []
+    piece = engine.piece
+    monkeypatch.setattr(engine, "piece", lambda token: asked.append(token) or piece(token))
+    for _ in engine.read(engine.tokenize("abcabcabd" * 100)):
+        memory_map.observe(engine, force=True)
+    engine.reset()
+    list(engine.read(engine.tokenize("dcbae")))
+    memory_map.observe(engine, force=True)
+    assert sorted(asked) == sorted(b"abcde")
+    assert memory_map.text(0, 9) == "dcbae"
+
+
+def test_other_threads_see_whole_snapshots_while_the_engine_works(fake_engine: Any) -> None:
+    engine, memory_map = fake_engine(n_ctx=128), MemoryMap()
+    is_done, wrong = threading.Event(), []
+
+    def look() -> None:
+        newest = 0
+        while not is_done.is_set():
+            snapshot = memory_map.snapshot()
+            if snapshot is None:
+                continue
+            if snapshot.revision < newest or len(snapshot.seen) != snapshot.n_seen:
+                wrong.append(snapshot)
+            newest = snapshot.revision
+            if not set(memory_map.text(snapshot.n_seen - 3, snapshot.n_seen)) <= set("xyz"):
+                wrong.append(snapshot)
+            close_up = memory_map.close_up(0, 4)  # pinned
+            if not close_up.kept.all():
+                wrong.append(close_up)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in engine.read(engine.tokenize("xyz" * 3000), n_pinned=4):
+        memory_map.observe(engine, force=True)
+    is_done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# ---- routes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(fake_engine: Any) -> Any:
+    """A client of the panel's routes, whose `.memory_map` is the map behind them."""
+    pytest.importorskip("gradio")
+    from lacache_app.ui import memory_panel
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    ctx = SimpleNamespace(memory_map=MemoryMap(), host=SimpleNamespace(status=lambda: SimpleNamespace(state="busy")))
+    client = TestClient(Starlette(routes=memory_panel.routes(ctx)))
+    client.memory_map = ctx.memory_map
+    return client
+
+
+def test_news_only_when_there_are_some(client: Any, fake_engine: Any) -> None:
+    assert client.get("/lacache/memory").status_code == 204
+    engine = fake_engine(n_ctx=128)
+    list(engine.read([65] * 300))
+    client.memory_map.observe(engine)
+    answer = client.get("/lacache/memory?since=0")
+    assert (answer.status_code, answer.headers["x-lacache-state"], answer.headers["cache-control"]) == (
+        200,
+        "busy",
+        "no-store",
+    )
+    news = answer.json()
+    assert (news["n_seen"], news["n_cells"], news["n_ctx"]) == (300, engine.stats.n_cells, 128)
+    again = client.get(f"/lacache/memory?since={news['revision']}")
+    assert (again.status_code, again.content, again.headers["x-lacache-state"]) == (204, b"", "busy")
+
+
+def test_rows_arrive_as_they_are(client: Any, fake_engine: Any) -> None:
+    engine = fake_engine(n_ctx=128)
+    list(engine.read([65] * 3000))
+    client.memory_map.observe(engine)
+    news = client.get("/lacache/memory").json()
+    for name in ("overview", "recent"):
+        strip: Strip = getattr(client.memory_map.snapshot(), name)
+        rows = np.frombuffer(base64.b64decode(news[name]["rows"]), dtype=np.uint8).reshape(-1, news[name]["n_bins"])
+        assert np.array_equal(rows[news["row_of"]], strip.share)
+
+
+def test_the_answer_does_not_grow_with_what_was_seen(client: Any, fake_engine: Any) -> None:
+    sizes = []
+    for n_seen in (20_000, 100_000):
+        engine = fake_engine(n_ctx=1024)
+        list(engine.read([65] * n_seen))
+        client.memory_map.observe(engine, force=True)
+        sizes.append(len(client.get("/lacache/memory").content))
+    assert max(sizes) < 8_000
+    assert len(json.dumps(client.get("/lacache/memory").json())) > 1_000  # it is not empty either
+
+
+def test_text_under_the_cursor(client: Any, fake_engine: Any) -> None:
+    engine = fake_engine(n_ctx=128)
+    list(engine.read(engine.tokenize("<script>" * 100)))
+    client.memory_map.observe(engine)
+    answer = client.get("/lacache/memory/text?first=8&last=24").json()
+    assert "".join(answer["pieces"]) == "<script><script>"
+    assert len(base64.b64decode(answer["kept"])) == 30 * 16
+    assert client.get("/lacache/memory/text?first=100000&last=100001").json()["pieces"] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/lacache/memory?since=-1",
+        "/lacache/memory?since=x",
+        "/lacache/memory?since=",
+        "/lacache/memory?since=99999999999999999999",
+        "/lacache/memory?since=1e3",
+        "/lacache/memory?since=%C2%B2",
+        "/lacache/memory/text",
+        "/lacache/memory/text?first=1",
+        "/lacache/memory/text?first=1&last=1",
+        "/lacache/memory/text?first=9&last=1",
+        "/lacache/memory/text?first=0&last=100000",
+        "/lacache/memory/text?first=-4&last=4",
+        "/lacache/memory/text?first=1.5&last=4",
+    ],
+)
+def test_parameters_out_of_range_are_refused_in_words(client: Any, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 400
+    assert "give a whole number" in answer.json()["error"] or "ask for" in answer.json()["error"]
+
+
+def test_nothing_was_loaded_yet() -> None:
+    pytest.importorskip("gradio")
+    from lacache_app.ui.memory_panel import summary
+
+    assert MemoryMap().snapshot() is None
+    assert MemoryMap().text(0, 5) == ""
+    assert summary(None)["n_seen"] == 0
+
+
+def test_the_default_ladder_has_few_distinct_rows() -> None:
+    held = held_after(default_policy(30, 256), 256, [32] * 200, n_layer=30)
+    rows, _ = module.distinct_rows(held)
+    assert len(rows) == 2
