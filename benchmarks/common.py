@@ -117,7 +117,7 @@ def nll_chunks(engine: Engine, tokens: np.ndarray, n_ubatch: int) -> Iterator[np
     engine.reset()
     for first in range(0, len(tokens) - 1, n_ubatch):
         chunk = tokens[first : min(first + n_ubatch, len(tokens) - 1)]
-        engine._feed(chunk, all_logits=True)
+        engine._session.feed(chunk, all_logits=True)
         yield nll(engine._context.logits(len(chunk)), tokens[first + 1 : first + 1 + len(chunk)])
 
 

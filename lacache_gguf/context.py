@@ -5,6 +5,7 @@ The KV memory is allocated once, here; `n_ctx` cells are the budget.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 
@@ -85,6 +86,38 @@ class Context:
         """Execute a plan, int32 [n_layer, n_kept]; see native.seq_compact."""
         native.seq_compact(self.ptr, keep)
 
+    def retract(self, pos: int) -> bool:
+        """Free the cells at positions `pos`, `pos` + 1, ...; False, with nothing changed, if that cannot be done: there
+        is a recurrent state, or a sliding window has moved on."""
+        lib, n_swa = self._lib, self._lib.llama_model_n_swa(self.model.ptr)
+        if lib.llama_memory_seq_pos_min(self._memory, 0) > max(0, pos - n_swa if n_swa > 0 else 0):
+            return False
+        return bool(lib.llama_memory_seq_rm(self._memory, 0, pos, -1))
+
+    def state(self) -> np.ndarray:
+        """All cells as llama.cpp writes them: uint8 [n_bytes], a copy."""
+        size = self._lib.llama_state_seq_get_size(self.ptr, 0)
+        data = np.empty(size, dtype=np.uint8)
+        n = self._lib.llama_state_seq_get_data(self.ptr, _as_bytes(data), size, 0)
+        if n == 0 or n > size:
+            raise OutOfMemory(f"llama.cpp could not write {size} bytes of KV memory: {native.recent_errors()}")
+        return data[:n]
+
+    def restore(self, data: np.ndarray, n_cells: int) -> None:
+        """Replace all cells by what `state` gave, which must be unaltered: llama.cpp trusts it.
+
+        Raises ValueError if llama.cpp refuses it; the memory is empty then.
+        """
+        self.clear()
+        if not len(data):
+            return
+        native.clear_errors()
+        n = self._lib.llama_state_seq_set_data(self.ptr, _as_bytes(data), len(data), 0)
+        n_now = native.seq_n_cells(self.ptr) if native.compact_reason(self.ptr) is None else n_cells
+        if n != len(data) or n_now != n_cells:
+            self.clear()
+            raise ValueError(f"llama.cpp refuses {len(data)} bytes for {n_cells} cells: {native.recent_errors()}")
+
     def decode(self, tokens: Sequence[int], pos: int, all_logits: bool = False) -> None:
         """Feed `tokens` at positions pos, pos + 1, ...; logits of the last one are kept, or of all.
 
@@ -116,6 +149,10 @@ class Context:
         self._lib.llama_synchronize(self.ptr)
         first = self._lib.llama_get_logits_ith(self.ptr, -n)
         return np.ctypeslib.as_array(first, (n * self.model.n_vocab,)).reshape(n, self.model.n_vocab)
+
+
+def _as_bytes(data: np.ndarray):
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def default_n_threads() -> int:

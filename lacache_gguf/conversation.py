@@ -1,42 +1,96 @@
-"""What of a chat the memory already holds, so that only new text is read. Text and tokens, no memory, no sampling."""
+"""A conversation in the memory: messages in, the events of the answer out, and nothing read twice that is still there.
+
+Knows the model's template and the session that reads and writes; no files, no sampler settings.
+
+    conversation = Conversation(model, session, memory)
+    for event in conversation.answer([{"role": "user", "content": "Hello"}], Sampling()): ...
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from lacache_gguf.errors import UsageError
+from lacache_gguf.events import Progress, Step
+from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
+from lacache_gguf.sampling import Sampling
+from lacache_gguf.session import Session
+from lacache_gguf.template import Span
+from lacache_gguf.transcript import Transcript, n_common
 
 
 class Conversation:
-    """The transcript as it was fed: rendered prompt and answer. None = unknown, everything must be read again."""
+    """Ties the transcript to the tokens of a session."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.transcript: str | None = None
+    def __init__(self, model: Model, session: Session, memory: Memory) -> None:
+        self._model, self._session, self._memory = model, session, memory
+        self.transcript = Transcript(model)
 
-    def new_part(self, prompt: str, contents: Sequence[str]) -> list[int] | None:
-        """Tokens that continue what was fed, or None if `prompt` does not: a message was edited, removed or cut short.
+    def reset(self) -> None:
+        """Forget everything, the session's tokens included."""
+        self._session.reset()
+        self.transcript = Transcript(self._model)
 
-        `contents` are the messages' texts in order: control tokens typed inside them stay text.
+    def answer(
+        self,
+        messages: Sequence[dict],
+        sampling: Sampling,
+        *,
+        pinned: str = "",
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Progress | Step]:
+        """Read what is new of `messages`, then write; see Engine.answer."""
+        prompt = self._model.render(messages)
+        spans = self._model.spans(messages, prompt)
+        tokens = self._go_on(prompt, spans)
+        session, transcript, n_pinned = self._session, self.transcript, None
+        if not self._memory.n_evicted:
+            n_pinned = self._n_pinned(messages, pinned, [*session.fed, *tokens])
+        yield from session.read(tokens, n_pinned, n_before=len(session.seen))
+        transcript.turn(prompt, len(session.fed))
+        run = None
+        try:
+            for step in session.write(sampling, max_tokens, stop):
+                run = session.current
+                piece = self._model.piece(step.token) if session.pending else b""  # nothing is pending behind an end
+                transcript.wrote(piece, step.text, len(session.fed))
+                yield step
+        finally:
+            if run is session.current:  # take back what was written but not shown
+                session.keep(transcript.end_answer())
+
+    def _go_on(self, prompt: str, spans: Sequence[Span] | None) -> list[int]:
+        """Bring the memory to a beginning of `prompt`, the longest that it can; the tokens that are left to read."""
+        session, fed = self._session, self._session.fed
+        for way in self.transcript.continuations(prompt, spans, fed):
+            n_keep, tokens = way.n_keep, way.tokens
+            if n_keep == 0 or not session.keep(n_keep):
+                continue
+            if not tokens and not session.can_write:  # all is there but what the next token may be: feed the last again
+                n_keep, tokens = n_keep - 1, [int(fed[n_keep - 1])]
+                if not session.keep(n_keep):
+                    continue
+            self.transcript.cut(way.mark)
+            return tokens
+        self.reset()
+        return self.transcript.whole(prompt, spans)
+
+    def _n_pinned(self, messages: Sequence[dict], pinned: str, tokens: Sequence[int]) -> int:
+        """Tokens of the system message and of `pinned`, with which the first other message begins (neither: of BOS
+        alone): what prompts share that go on differently. `tokens` are those of the prompt for `messages`.
+
+        Raises UsageError if the message does not begin with `pinned`.
         """
-        if not self.transcript or not prompt.startswith(self.transcript) or len(prompt) == len(self.transcript):
-            return None
-        return self._model.tokenize_prompt(prompt[len(self.transcript) :], contents[-1:])
-
-    def whole(self, prompt: str, contents: Sequence[str]) -> list[int]:
-        """Tokens of the whole prompt, BOS in front if the model wants one and its template wrote none."""
-        tokens, bos = self._model.tokenize_prompt(prompt, contents), self._model.bos_tokens
-        return tokens if tokens[: len(bos)] == bos else [*bos, *tokens]
-
-    def n_system(self, messages: Sequence[dict]) -> int:
-        """Tokens of the leading system message (or of BOS alone): what prompts with different user texts share."""
-        if not messages or messages[0]["role"] != "system":
+        n_system = int(bool(messages) and messages[0]["role"] == "system")
+        if not n_system and not pinned:
             return len(self._model.bos_tokens)
-        first, second = (
-            self.whole(
-                self._model.render([messages[0], {"role": "user", "content": text}]), [messages[0]["content"], text]
-            )
-            for text in ("0", "A")
-        )
-        pairs = zip(first, second, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+        if pinned and not (len(messages) > n_system and messages[n_system]["content"].startswith(pinned)):
+            raise UsageError(f"the first user message does not begin with the text to pin, {pinned!r:.60}")
+        one, other = (self._probe([*messages[:n_system], {"role": "user", "content": pinned + text}]) for text in "0A")
+        return min(n_common(one, other), n_common(one, tokens))
+
+    def _probe(self, messages: Sequence[dict]) -> list[int]:
+        prompt = self._model.render(messages)
+        return self.transcript.whole(prompt, self._model.spans(messages, prompt))

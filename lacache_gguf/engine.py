@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
-from lacache_gguf import native
+from lacache_gguf import checkpoint, native
 from lacache_gguf.catalog import resolve
 from lacache_gguf.context import Context
 from lacache_gguf.conversation import Conversation
-from lacache_gguf.errors import UnsupportedModel, UsageError
+from lacache_gguf.errors import CheckpointMismatch, UnsupportedModel, UsageError
 from lacache_gguf.events import Progress, Stats, Step
 from lacache_gguf.kv_budget import KvGeometry, parse_budget
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
 from lacache_gguf.policies import Full, Policy, default_policy
-from lacache_gguf.sampling import Sampler, Sampling, log_softmax, nll
-from lacache_gguf.stream import TextStream
+from lacache_gguf.sampling import Sampling, nll
+from lacache_gguf.session import Session
+from lacache_gguf.transcript import Transcript
 
 _N_CTX_DEFAULT = 1024
 
@@ -91,11 +94,12 @@ class Engine:
         except BaseException:
             self._model.close()
             raise
+        self._session = Session(self._model, self._context, self._memory, self.n_ubatch)
         self.policy = self._memory.policy
         self.n_layer = self._memory.n_layer
         self.n_ctx_train = self._model.n_ctx_train
+        self._conversation = Conversation(self._model, self._session, self._memory)
         self._seconds_load = time.perf_counter() - start
-        self.reset()
 
     def _budget_cells(self, n_ctx: int | None, kv_budget: str | int | None, n_ubatch: int) -> int:
         if n_ctx is not None and kv_budget is not None:
@@ -129,15 +133,7 @@ class Engine:
 
     def reset(self) -> None:
         """Forget everything that was read and start the counters anew."""
-        self._context.clear()
-        self._memory.reset()
-        self._seen: list[int] = []
-        self._pending: list[int] = []  # sampled, not yet fed
-        self._has_logits = False
-        self._conversation = Conversation(self._model)
-        self._seconds = {"read": 0.0, "decode": 0.0, "sample": 0.0}
-        self._n_read = self._n_decoded = 0
-        self._finish_reason: str | None = None
+        self._conversation.reset()
 
     def close(self) -> None:
         """Free model and memory; safe to call twice."""
@@ -160,6 +156,10 @@ class Engine:
         """Text of `tokens`."""
         return self._model.detokenize(tokens)
 
+    def piece(self, token: int) -> bytes:
+        """Bytes of one token; a piece may end inside a character. Raises UsageError outside the vocabulary."""
+        return self._model.piece(token)
+
     def bos_tokens(self) -> list[int]:
         """What must precede a text: [BOS], or [] if the model wants none."""
         return list(self._model.bos_tokens)
@@ -168,25 +168,25 @@ class Engine:
         """The model's chat template applied to {"role", "content"} messages, in a sandbox."""
         return self._model.render(messages, add_generation_prompt)
 
-    def piece(self, token: int) -> bytes:
-        """Bytes of one token; a piece may end inside a character. Raises UsageError outside the vocabulary."""
-        return self._model.piece(token)
+    # ---- what is in the memory -------------------------------------------------------------------------------------
 
     @property
     def seen(self) -> np.ndarray:
-        """Every token fed, in order: int32 [n_seen], read-only."""
-        return np.asarray(self._seen, dtype=np.int32)
+        """Every token fed, in order: int32 [n_seen], read-only, valid until the next step. Tokens that were taken back
+        (the answer before a new one, what a stop string hides) are not among them."""
+        return self._session.seen
 
     @property
     def held(self) -> np.ndarray:
-        """Which token (counted as fed) every cell holds: int32 [n_layer, n_cells], read-only, valid until the next
+        """Which token (an index of `seen`) every cell holds: int32 [n_layer, n_cells], read-only, valid until the next
         step."""
         return self._memory.held
 
     @property
     def stats(self) -> Stats:
         """Counters up to now."""
-        memory, size = self._memory, self._geometry.bytes_per_cell(self.type_k, self.type_v)
+        memory, session = self._memory, self._session
+        size = self._geometry.bytes_per_cell(self.type_k, self.type_v)
         return Stats(
             n_ctx=self.n_ctx,
             n_seen=memory.n_seen,
@@ -198,13 +198,13 @@ class Engine:
             kv_bytes=self._geometry.bytes(self.n_ctx, self.n_ubatch, self.type_k, self.type_v),
             kv_bytes_used_peak=memory.n_cells_peak * size,
             kv_bytes_full=memory.n_seen * size,
-            n_read=self._n_read,
-            n_decoded=self._n_decoded,
-            finish_reason=self._finish_reason,
-            seconds={"load": self._seconds_load, **self._seconds, "compact": memory.seconds_compact},
+            n_read=session.n_read,
+            n_decoded=session.n_decoded,
+            finish_reason=session.finish_reason,
+            seconds={"load": self._seconds_load, **session.seconds, "compact": memory.seconds_compact},
         )
 
-    # ---- reading ---------------------------------------------------------------------------------------------------
+    # ---- reading and writing ---------------------------------------------------------------------------------------
 
     def read(self, tokens: Sequence[int], n_pinned: int = 0) -> Iterator[Progress]:
         """Feed `tokens`, one ubatch per event; closing the generator stops behind a whole ubatch.
@@ -212,41 +212,8 @@ class Engine:
         n_pinned: the first tokens of the memory that are never thinned; only before anything was read.
         Raises MemoryFull if the policy cannot make room, UsageError for a token outside the vocabulary.
         """
-        self._conversation.transcript = None
-        yield from self._read(tokens, n_pinned)
-
-    def _read(self, tokens: Sequence[int], n_pinned: int) -> Iterator[Progress]:
-        memory = self._memory
-        if n_pinned:
-            if memory.n_seen:
-                raise UsageError(
-                    f"{memory.n_seen} tokens were read already; n_pinned counts from the first: reset() before"
-                )
-            memory.pin(n_pinned)
-        tokens = np.asarray([*self._pending, *tokens], dtype=np.int64)
-        self._pending = []
-        n_chunk = memory.n_read(self.n_ubatch)
-        seconds = 0.0
-        for first in range(0, len(tokens), n_chunk):
-            chunk = tokens[first : first + n_chunk]
-            start = time.perf_counter()
-            self._feed(chunk)
-            spent = time.perf_counter() - start
-            seconds += spent
-            self._seconds["read"] += spent
-            self._n_read += len(chunk)
-            yield Progress(first + len(chunk), len(tokens), memory.n_cells, self.n_ctx, memory.n_compactions, seconds)
-
-    def _feed(self, chunk: Sequence[int], n_block: int | None = None, all_logits: bool = False) -> None:
-        """Make room, decode, count: the only place where cells come and go."""
-        self._has_logits = False
-        self._memory.make_room(len(chunk), n_block)
-        self._context.decode(chunk, self._memory.pos_next, all_logits)
-        self._memory.advance(len(chunk))
-        self._seen.extend(int(token) for token in chunk)
-        self._has_logits = True
-
-    # ---- writing ---------------------------------------------------------------------------------------------------
+        self._conversation.transcript.cut(0)
+        yield from self._session.read(tokens, n_pinned or None)
 
     def generate(
         self,
@@ -254,78 +221,25 @@ class Engine:
         *,
         n_pinned: int = 0,
         max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
         logprobs: int = 0,
+        **sampling: float,
     ) -> Iterator[Progress | Step]:
         """Read `tokens`, then write until an end token, a stop string or `max_tokens` (None = no limit).
 
         Yields Progress per ubatch read, then a Step per token; `logprobs` > 0 adds the log-probability (nats) of the
-        token and of that many most likely ones, before sampling. Closing the generator stops it.
+        token and of that many most likely ones, before sampling. Closing the generator stops it. `sampling`:
+        temperature, top_k, top_p, min_p, repeat_penalty (`sampling.Sampling`).
         """
-        settings = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, self.seed if seed is None else seed)
+        settings = self._sampling(max_tokens, seed, sampling)
+        yield from self.read(tokens, n_pinned)
+        yield from self._session.write(settings, max_tokens, stop, logprobs)
+
+    def _sampling(self, max_tokens: int | None, seed: int | None, sampling: dict[str, float]) -> Sampling:
         if max_tokens is not None and max_tokens < 0:
             raise UsageError(f"max_tokens is {max_tokens}; give 0 or more, or None for no limit")
-        self._conversation.transcript = None
-        yield from self._generate(tokens, n_pinned, max_tokens, settings, stop, logprobs)
-
-    def _generate(
-        self,
-        tokens: Sequence[int],
-        n_pinned: int,
-        max_tokens: int | None,
-        settings: Sampling,
-        stop: Sequence[str],
-        logprobs: int,
-    ) -> Iterator[Progress | Step]:
-        self._finish_reason = None
-        yield from self._read(tokens, n_pinned)
-        if not self._has_logits:
-            raise UsageError("there is nothing to continue: give at least one token")
-        sampler = Sampler(settings, self._model.n_vocab)
-        stream = TextStream([*stop, *self._model.stops])
-        try:
-            n = 0
-            while max_tokens is None or n < max_tokens:
-                if self._pending:
-                    start = time.perf_counter()
-                    self._feed(self._pending)
-                    self._pending = []
-                    self._seconds["decode"] += time.perf_counter() - start
-                start = time.perf_counter()
-                token = sampler.sample(self._context.ptr)
-                n += 1
-                self._n_decoded += 1
-                is_end = self._model.is_eog(token)
-                text = "" if is_end else stream.push(self._model.piece(token))
-                chosen, top = self._logprobs(token, logprobs)
-                self._seconds["sample"] += time.perf_counter() - start
-                if not is_end:
-                    self._pending = [token]
-                if is_end or stream.stopped:
-                    self._finish_reason = "stop"
-                elif n == max_tokens:
-                    self._finish_reason = "length"
-                if self._finish_reason:
-                    text += stream.flush()
-                yield Step(token, text, chosen, top, self._finish_reason)
-                if self._finish_reason:
-                    return
-            self._finish_reason = "length"
-        finally:
-            sampler.close()
-
-    def _logprobs(self, token: int, n_top: int) -> tuple[float | None, list[tuple[int, float]] | None]:
-        if n_top <= 0:
-            return None, None
-        row = log_softmax(self._context.logits()[0])
-        best = np.argsort(row)[: -n_top - 1 : -1]
-        return float(row[token]), [(int(i), float(row[i])) for i in best]
+        return Sampling(**sampling, seed=self.seed if seed is None else seed)
 
     # ---- chat ------------------------------------------------------------------------------------------------------
 
@@ -335,46 +249,76 @@ class Engine:
         *,
         pinned: str = "",
         max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        **sampling: float,
     ) -> Iterator[Progress | Step]:
-        """Events of the answer to the last of `messages`. The system message is pinned.
+        """Answer the last of `messages` ({"role", "content"}): Progress per ubatch read, then a Step per token.
 
-        What the memory already holds of the conversation is not read again. If an earlier message was edited or
-        removed, everything is forgotten and re-read, so no answer comes from stale cells.
+        The system message is pinned, and so is `pinned`, a text with which the first user message begins (an
+        instruction before a document). What the memory holds of the conversation is not read again: it goes on behind
+        the last answer, and where a read was stopped. Cells of a text that was edited or removed are taken back if they
+        are the newest of every layer, as for another answer to the same question; else everything is forgotten and
+        re-read. So no answer comes from stale cells. Closing the generator stops it anywhere; what was shown of an
+        answer counts as said, what a stop string cut off does not.
         """
-        settings = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, self.seed if seed is None else seed)
-        prompt = self.render(messages)
-        contents = [message["content"] for message in messages]
-        n_pinned = 0
-        tokens = self._conversation.new_part(prompt, contents)
-        if tokens is None:
-            self.reset()
-            tokens, n_pinned = self._conversation.whole(prompt, contents), self._conversation.n_system(messages)
-        # while it is being read the transcript is unknown: a stopped read must not be taken for a whole one
-        self._conversation.transcript = None
-        written = ""
-        for event in self._generate(tokens, n_pinned, max_tokens, settings, stop, 0):
-            if isinstance(event, Step):
-                written += event.text
-                self._conversation.transcript = prompt + written
-            yield event
+        settings = self._sampling(max_tokens, seed, sampling)
+        yield from self._conversation.answer(messages, settings, pinned=pinned, max_tokens=max_tokens, stop=stop)
 
     def chat(
         self, messages: Sequence[dict], *, on_progress: Callable[[Progress], None] | None = None, **options
     ) -> Iterator[str]:
-        """`answer` as pieces of text; `on_progress` gets the events of the reading."""
+        """`answer` as pieces of text; `on_progress` gets the events of the reading. Options as for `answer`:
+        max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop, pinned."""
         for event in self.answer(messages, **options):
             if isinstance(event, Progress):
                 if on_progress:
                     on_progress(event)
             elif event.text:
                 yield event.text
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, note: dict | None = None) -> None:
+        """Write the memory to one file: cells, counters, tokens, transcript, and `note`, anything JSON. Between events.
+
+        An existing file is replaced only when the new one is complete. Takes as much memory as the cells in use.
+        Raises StorageError if it cannot be written.
+        """
+        values, arrays = self._session.state()
+        text, marks = self._conversation.transcript.state()
+        content = {"of": self._identity(), "session": values, "note": note or {}}
+        checkpoint.write(Path(path), content, {**arrays, "text": text, "marks": marks})
+
+    def load(self, path: str | Path) -> dict:
+        """Replace the memory by a saved one and return its note. What follows is token for token what would have
+        followed there (greedy; a sampler's random numbers begin anew).
+
+        Raises DamagedCheckpoint for a file that is not what was written, CheckpointMismatch for one of another model,
+        budget, KV type or policy; the memory is unchanged then. Load only files that you trust as a program.
+        """
+        content, arrays = checkpoint.read(Path(path))
+        checkpoint.compare(Path(path), content["of"], self._identity())
+        transcript = Transcript(self._model)
+        try:
+            transcript.restore(arrays["text"], arrays["marks"], len(arrays["seen"]) + len(arrays["pending"]))
+            self._session.restore(content["session"], arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointMismatch(f"{path} does not fit this engine: {error}") from error
+        self._conversation.transcript = transcript
+        return content["note"]
+
+    def _identity(self) -> dict:
+        """What a checkpoint must agree in."""
+        return {
+            "model": self.model.name,
+            "model_bytes": self._model.path.stat().st_size,
+            "model_sha256": checkpoint.fingerprint(self._model.path),
+            "n_ctx": self.n_ctx,
+            "type_k": self.type_k,
+            "type_v": self.type_v,
+            "policy": " ".join([self.policy.name, *(f"{name}={value}" for name, value in asdict(self.policy).items())]),
+        }
 
     # ---- measuring -------------------------------------------------------------------------------------------------
 
@@ -396,9 +340,9 @@ class Engine:
         for first in range(0, len(result), n_ubatch):
             chunk = tokens[first : min(first + n_ubatch, len(result))]
             start = time.perf_counter()
-            self._feed(chunk, n_block=1, all_logits=True)
-            self._seconds["read"] += time.perf_counter() - start
-            self._n_read += len(chunk)
+            self._session.feed(chunk, n_block=1, all_logits=True)
+            self._session.seconds["read"] += time.perf_counter() - start
+            self._session.n_read += len(chunk)
             targets = tokens[first + 1 : first + 1 + len(chunk)]
             result[first : first + len(chunk)] = nll(self._context.logits(len(chunk)), targets)
         return result

@@ -14,13 +14,7 @@ from pathlib import Path
 from lacache_gguf import native
 from lacache_gguf.errors import DamagedModel, OutOfMemory, UnsupportedModel, UsageError
 from lacache_gguf.gguf_header import read_header
-
-# used where a model brings no template of its own: a plain transcript, nothing a vocabulary must know
-_PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-_PLAIN_STOPS = ("\nUser:", "\nSystem:")
+from lacache_gguf.template import ChatTemplate, Span
 
 
 class Model:
@@ -101,60 +95,57 @@ class Model:
         bos = self._lib.llama_vocab_bos(self.vocab)
         return [bos] if bos >= 0 and self._lib.llama_vocab_get_add_bos(self.vocab) else []
 
-    def tokenize_prompt(self, prompt: str, contents: Sequence[str] = ()) -> list[int]:
-        """Tokens of a rendered chat prompt: control tokens of the template count, those inside `contents` are text.
+    def tokenize_prompt(self, prompt: str, spans: Sequence[Span] | None, start: int = 0) -> list[int]:
+        """Tokens of `prompt` from offset `start` on: control tokens count only outside `spans`, the messages' texts.
 
-        `contents` are the messages' texts in the order in which they occur in `prompt`.
+        No BOS added. None for spans: no message holds a control token's text.
         """
-        unsafe = [text for text in contents if self.tokenize(text) != self.tokenize(text, special=True)]
         tokens: list[int] = []
-        start = 0
-        for text in unsafe:
-            found = prompt.find(text, start)
-            if found < 0:  # the template changed it; then strip what it may have stripped
-                text = text.strip()
-                found = prompt.find(text, start)
-            if found < 0:
-                raise UsageError("the chat template rewrites a message that contains control tokens; remove them")
-            tokens += self.tokenize(prompt[start:found], special=True) + self.tokenize(text)
-            start = found + len(text)
-        return tokens + self.tokenize(prompt[start:], special=True)
+        at = start
+        for first, end in spans or ():
+            text = prompt[max(first, at) : end]
+            if text and not self.is_plain(text):
+                tokens += self.tokenize(prompt[at : max(first, at)], special=True) + self.tokenize(text)
+                at = end
+        return tokens + self.tokenize(prompt[at:], special=True)
+
+    def is_plain(self, text: str) -> bool:
+        """True if no control token is written in `text`."""
+        return self.tokenize(text) == self.tokenize(text, special=True)
 
     # ---- chat template ---------------------------------------------------------------------------------------------
 
     @cached_property
-    def _formatter(self):
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # renders in jinja2's ImmutableSandboxedEnvironment
+    def _template(self) -> ChatTemplate:
+        source = self._lib.llama_model_chat_template(self.ptr, None)
+        return ChatTemplate(
+            source.decode("utf-8", "replace") if source else None,
+            bos_text=self._control_text(self._lib.llama_vocab_bos(self.vocab)),
+            eos_text=self._control_text(self._lib.llama_vocab_eos(self.vocab)),
+            origin=self.path.name,
+        )
 
-        template = self._lib.llama_model_chat_template(self.ptr, None)
-        try:
-            return Jinja2ChatFormatter(
-                template=template.decode("utf-8", "replace") if template else _PLAIN_TEMPLATE,
-                eos_token=self._control_text(self._lib.llama_vocab_eos(self.vocab)),
-                bos_token=self._control_text(self._lib.llama_vocab_bos(self.vocab)),
-            )
-        except Exception as error:  # jinja2.TemplateSyntaxError and whatever else a hostile template provokes
-            raise UnsupportedModel(f"the chat template in {self.path.name} cannot be used: {error}") from error
-
-    @cached_property
+    @property
     def stops(self) -> tuple[str, ...]:
         """Texts that end an answer beyond the end-of-generation tokens (only for models without a chat template)."""
-        return () if self._lib.llama_model_chat_template(self.ptr, None) else _PLAIN_STOPS
+        return self._template.stops
 
     def render(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> str:
         """The prompt for `messages` ({"role", "content"}) by the model's own template, in a sandbox.
 
         Raises UsageError for malformed messages or ones the template refuses.
         """
-        for message in messages:
-            if not (isinstance(message, dict) and isinstance(message.get("content"), str) and message.get("role")):
-                raise UsageError(f'a message is {{"role": ..., "content": text}}, not {message!r:.80}')
-        formatter = self._formatter
-        formatter.add_generation_prompt = add_generation_prompt
-        try:
-            return formatter(messages=list(messages)).prompt
-        except Exception as error:  # the template is the model author's program: any error is its answer
-            raise UsageError(f"the model's chat template refuses these messages: {error}") from error
+        return self._template.render(messages, add_generation_prompt)
+
+    def spans(self, messages: Sequence[dict], prompt: str) -> list[Span] | None:
+        """Where the texts of `messages` stand in their rendered `prompt`, None if that cannot be told.
+
+        Raises UsageError if it matters: a text contains control tokens and the template rewrites texts.
+        """
+        spans = self._template.spans(messages, prompt, self.is_plain)
+        if spans is None and not all(self.is_plain(message["content"]) for message in messages):
+            raise UsageError("the chat template rewrites a message that contains control tokens; remove them")
+        return spans
 
     def _control_text(self, token: int) -> str:
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""

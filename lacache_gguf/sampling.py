@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +57,20 @@ class Sampler:
         for stage in stages:
             lib.llama_sampler_chain_add(self._ptr, stage)
 
-    def sample(self, ctx) -> int:
-        """Draw from the last logits of the `llama_context *`, and remember the token for the penalties."""
-        return self._lib.llama_sampler_sample(self._ptr, ctx, -1)
+    def sample(self, ctx, row: np.ndarray | None = None) -> int:
+        """Draw from `row` float32 [n_vocab] or, without one, from the last logits of the `llama_context *`; remember
+        the token for the penalties."""
+        if row is None:
+            return self._lib.llama_sampler_sample(self._ptr, ctx, -1)
+        # what llama_sampler_sample does with a row of logits
+        data = (self._lib.llama_token_data * len(row))()
+        view = np.ctypeslib.as_array(data)
+        view["id"], view["logit"], view["p"] = np.arange(len(row)), row, 0.0
+        candidates = self._lib.llama_token_data_array(data=data, size=len(row), selected=-1, sorted=False)
+        self._lib.llama_sampler_apply(self._ptr, ctypes.byref(candidates))
+        token = int(candidates.data[candidates.selected].id)
+        self._lib.llama_sampler_accept(self._ptr, token)
+        return token
 
     def close(self) -> None:
         """Free the chain; safe to call twice."""

@@ -1,0 +1,236 @@
+"""The one sequence of an engine: what was fed, in order, and the loops that read and write through a bounded memory.
+
+Knows tokens, not messages or files. Its generators may be closed anywhere; between two events everything is consistent,
+so it can be saved there. One that was left behind by a newer one, by `reset` or `restore` refuses to go on.
+
+    session = Session(model, context, memory, n_ubatch=512)
+    for progress in session.read(tokens): ...
+    for step in session.write(Sampling(temperature=0), max_tokens=10): ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lacache_gguf.context import Context
+from lacache_gguf.errors import UsageError
+from lacache_gguf.events import Progress, Step
+from lacache_gguf.memory import Memory
+from lacache_gguf.model import Model
+from lacache_gguf.sampling import Sampler, Sampling, log_softmax
+from lacache_gguf.stream import TextStream
+
+
+class Session:
+    """Feeds `context` through `memory`; counts tokens and seconds."""
+
+    def __init__(self, model: Model, context: Context, memory: Memory, n_ubatch: int) -> None:
+        self._model, self._context, self._memory, self._n_ubatch = model, context, memory, n_ubatch
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and start the counters anew."""
+        self._context.clear()
+        self._memory.reset()
+        self._seen = np.empty(1024, dtype=np.int32)  # the first n_seen count
+        self.pending: list[int] = []  # sampled, not yet fed
+        self._has_logits = False
+        self._restored_row: np.ndarray | None = None  # float32 [n_vocab]: logits that came from a checkpoint
+        self.seconds = {"read": 0.0, "decode": 0.0, "sample": 0.0}
+        self.n_read = self.n_decoded = 0
+        self.finish_reason: str | None = None
+        self._run = object()
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Every token fed and not taken back, in order: int32 [n_seen], read-only, valid until the next step."""
+        view = self._seen[: self._memory.n_seen]
+        view.flags.writeable = False
+        return view
+
+    @property
+    def fed(self) -> np.ndarray:
+        """`seen` and what is sampled but not yet fed: int32 [n], a copy."""
+        return np.concatenate([self.seen, np.asarray(self.pending, dtype=np.int32)])
+
+    # ---- cells come and go -----------------------------------------------------------------------------------------
+
+    def feed(self, chunk: Sequence[int], n_block: int | None = None, all_logits: bool = False) -> None:
+        """Make room, decode, count: the only place where cells come."""
+        self._has_logits = False
+        self._memory.make_room(len(chunk), n_block)
+        self._context.decode(chunk, self._memory.pos_next, all_logits)
+        n_seen = self._memory.n_seen
+        if n_seen + len(chunk) > len(self._seen):
+            self._seen = np.concatenate([self._seen, np.empty(len(self._seen) + len(chunk), dtype=np.int32)])
+        self._seen[n_seen : n_seen + len(chunk)] = chunk
+        self._memory.advance(len(chunk))
+        self._has_logits, self._restored_row = True, None
+
+    def keep(self, n_tokens: int) -> bool:
+        """Take back all but the first `n_tokens` of `fed`, the cells included; False, with nothing changed, if the
+        memory cannot: some layer no longer holds the newest ones side by side, or the model keeps a running state."""
+        n_seen = self._memory.n_seen
+        n_back = n_seen - n_tokens
+        if n_back > 0:
+            if n_back > self._memory.n_retractable or not self._context.retract(self._memory.pos_next - n_back):
+                return False
+            self._memory.retract(n_back)
+            self._has_logits = False
+        del self.pending[max(0, n_tokens - n_seen) :]
+        return True
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, tokens: Sequence[int], n_pinned: int | None = None, n_before: int = 0) -> Iterator[Progress]:
+        """Feed what is pending and `tokens`, one ubatch per event; closing the generator stops behind a whole one.
+
+        n_pinned: the first tokens of the memory that are never thinned, None = as before; not once some were thinned.
+        n_before: tokens that the events shall count as done already.
+        """
+        memory = self._memory
+        if n_pinned is not None:
+            if memory.n_evicted:
+                raise UsageError("the memory was thinned already; n_pinned counts from the first token: reset() before")
+            memory.pin(n_pinned)
+        run = self._begin()
+        tokens = np.asarray([*self.pending, *tokens], dtype=np.int64)
+        n_chunk = memory.n_read(self._n_ubatch)
+        seconds = 0.0
+        for first in range(0, len(tokens), n_chunk):
+            chunk = tokens[first : first + n_chunk]
+            start = time.perf_counter()
+            self.feed(chunk)
+            del self.pending[: len(chunk)]
+            spent = time.perf_counter() - start
+            seconds += spent
+            self.seconds["read"] += spent
+            self.n_read += len(chunk)
+            n_done, n_total = n_before + first + len(chunk), n_before + len(tokens)
+            yield Progress(n_done, n_total, memory.n_cells, memory.n_ctx, memory.n_compactions, seconds, n_before)
+            self._check(run)
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def can_write(self) -> bool:
+        """True if there is something to continue: what the next token may be is known, or one pending token away."""
+        return self._has_logits or bool(self.pending)
+
+    def write(
+        self, sampling: Sampling, max_tokens: int | None = None, stop: Sequence[str] = (), n_logprobs: int = 0
+    ) -> Iterator[Step]:
+        """Sample until an end token, a stop string or `max_tokens` (None = no limit); a Step per token."""
+        if not self.can_write:
+            raise UsageError("there is nothing to continue: give at least one token")
+        run = self._begin()
+        sampler = Sampler(sampling, self._model.n_vocab)
+        stream = TextStream([*stop, *self._model.stops])
+        try:
+            n = 0
+            while max_tokens is None or n < max_tokens:
+                if self.pending:
+                    start = time.perf_counter()
+                    self.feed(self.pending)
+                    self.pending = []
+                    self.seconds["decode"] += time.perf_counter() - start
+                start = time.perf_counter()
+                token = sampler.sample(self._context.ptr, self._restored_row)
+                n += 1
+                self.n_decoded += 1
+                is_end = self._model.is_eog(token)
+                text = "" if is_end else stream.push(self._model.piece(token))
+                chosen, top = self._logprobs(token, n_logprobs)
+                self.seconds["sample"] += time.perf_counter() - start
+                if not is_end:
+                    self.pending = [token]
+                if is_end or stream.stopped:
+                    self.finish_reason = "stop"
+                elif n == max_tokens:
+                    self.finish_reason = "length"
+                if self.finish_reason:
+                    text += stream.flush()
+                yield Step(token, text, chosen, top, self.finish_reason)
+                if self.finish_reason:
+                    return
+                self._check(run)
+            self.finish_reason = "length"
+        finally:
+            sampler.close()
+
+    def _logprobs(self, token: int, n_top: int) -> tuple[float | None, list[tuple[int, float]] | None]:
+        if n_top <= 0:
+            return None, None
+        row = log_softmax(self._row())
+        best = np.argsort(row)[: -n_top - 1 : -1]
+        return float(row[token]), [(int(i), float(row[i])) for i in best]
+
+    def _row(self) -> np.ndarray:
+        """Logits of the last token fed: float32 [n_vocab]."""
+        return self._context.logits()[0] if self._restored_row is None else self._restored_row
+
+    # ---- one at a time ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> object:
+        self.finish_reason = None
+        self._run = object()
+        return self._run
+
+    @property
+    def current(self) -> object:
+        """What is under way: another object once anything else begins, `reset` and `restore` included."""
+        return self._run
+
+    def _check(self, run: object) -> None:
+        if self._run is not run:
+            raise UsageError("this generation was left behind: the engine was reset, loaded or used for another one")
+
+    # ---- to and from a file ----------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """(plain values, arrays) that `restore` needs; the KV cells as uint8 [n_bytes], a copy."""
+        counters, held = self._memory.state()
+        values = {
+            "memory": counters,
+            "seconds": self.seconds,
+            "n_read": self.n_read,
+            "n_decoded": self.n_decoded,
+            "finish_reason": self.finish_reason,
+        }
+        arrays = {
+            "held": np.ascontiguousarray(held),
+            "seen": self.seen,
+            "pending": np.asarray(self.pending, dtype=np.int32),
+            "logits": np.array(self._row() if self._has_logits else [], dtype=np.float32),
+            "cells": self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8),
+        }
+        return values, arrays
+
+    def restore(self, values: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Set what `state` gave. Raises ValueError, changing nothing, if it cannot be a state of this session."""
+        seen, pending, logits = arrays["seen"], arrays["pending"], arrays["logits"]
+        tokens = np.concatenate([seen, pending])
+        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self._model.n_vocab:
+            raise ValueError("tokens outside the vocabulary")
+        if len(seen) != values["memory"]["n_seen"] or len(logits) not in (0, self._model.n_vocab):
+            raise ValueError(f"{len(seen)} tokens and {len(logits)} logits do not fit the counters and the vocabulary")
+        seconds = {name: float(values["seconds"][name]) for name in self.seconds}
+        n_read, n_decoded = int(values["n_read"]), int(values["n_decoded"])
+        before = self._memory.state()[0], self._memory.held.copy()
+        cells = self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8)
+        self._memory.restore(values["memory"], arrays["held"])
+        try:
+            self._context.restore(arrays["cells"], self._memory.n_cells)
+        except ValueError:
+            self._memory.restore(*before)
+            self._context.restore(cells, self._memory.n_cells)
+            raise
+        self._seen, self.pending = seen.copy(), [int(token) for token in pending]
+        self._has_logits, self._restored_row = len(logits) > 0, logits.copy() if len(logits) else None
+        self.seconds, self.n_read, self.n_decoded = seconds, n_read, n_decoded
+        self.finish_reason = values["finish_reason"]
+        self._run = object()
