@@ -65,11 +65,16 @@ def set_limits(memory_bytes: int, seconds: float) -> None:
     except ImportError:  # Windows
         return
     cpu = max(1, int(seconds) + 1)
-    for limit, value in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_CORE, 0)):
+    for limit, soft, hard in (  # beyond the soft limit of time comes a signal that tells the parent what it was
+        (resource.RLIMIT_CPU, cpu, cpu + 1),
+        (resource.RLIMIT_AS, memory_bytes, memory_bytes),
+        (resource.RLIMIT_CORE, 0, 0),
+    ):
         with contextlib.suppress(ValueError, OSError):  # macOS refuses some of them
-            hard = resource.getrlimit(limit)[1]
-            soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(limit, (soft, soft))
+            highest = resource.getrlimit(limit)[1]
+            if highest != resource.RLIM_INFINITY:
+                soft, hard = min(soft, highest), min(hard, highest)
+            resource.setrlimit(limit, (soft, hard))
 
 
 def refuse_side_effects(event: str, args: tuple[Any, ...]) -> None:

@@ -1,0 +1,454 @@
+"""Hostile documents: each gets a message that says what it is, and the app goes on.
+
+Bombs are made here, none is committed. What a child process may do and how it is ended is tested with the real worker,
+whose parser is replaced by one that misbehaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+from golden.documents.make_samples import samples
+from golden.documents.writers import archive, docx, epub, paragraph, pdf, xhtml
+from lacache_app.documents import DocumentError, Limits, child, loaders, read_document, worker
+from lacache_app.documents.safe_xml import check_xml, parse_xml
+from lacache_app.documents.tags import clean_html
+
+POSIX = os.name == "posix"
+LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY a0 "ha">' + "".join(f'<!ENTITY a{at + 1} "{f"&a{at};" * 10}">' for at in range(12)) + "]>"
+)
+OUTSIDE = '<!DOCTYPE x [<!ENTITY out SYSTEM "file:///etc/hostname">]>'
+
+
+def read(tmp_path, data, limits=None, name="f"):
+    (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return read_document(tmp_path / name, limits, name=name)
+
+
+# ---- zip bombs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [lambda text: docx(text, is_packed=True), lambda text: epub([("a.xhtml", text)], is_packed=True)]
+)
+def test_a_zip_bomb(tmp_path, make):
+    bomb = make("<p>" + " " * 30_000_000 + "</p>")
+    assert len(bomb) < 100_000
+    with pytest.raises(DocumentError, match=r"f is a zip bomb: '.*' unpacks from [\d,]+ to 30,000,\d+ bytes"):
+        read(tmp_path, bomb)
+
+
+def test_many_modest_entries_are_a_bomb_too(tmp_path):
+    text = "".join(random.Random(0).choices("abcdefgh ", k=500_000))
+    bomb = epub([(f"{at}.xhtml", text) for at in range(6)], is_packed=True)
+    with pytest.raises(DocumentError, match="unpacks to 3 MiB of text, more than 2"):
+        read(tmp_path, bomb, Limits(unpacked_bytes=2 << 20))
+
+
+def test_too_many_entries(tmp_path):
+    with pytest.raises(DocumentError, match="holds 505 files, more than 500"):
+        read(tmp_path, epub([(f"{at}.xhtml", "x") for at in range(501)]), Limits(entries=500))
+
+
+def test_a_directory_that_lies_about_sizes_unpacks_no_more_than_it_says(tmp_path):
+    data = bytearray(docx(paragraph("x" * 100_000), is_packed=True))
+    with zipfile.ZipFile(io.BytesIO(bytes(data))) as file:
+        entry = file.getinfo("word/document.xml")
+    true, lie = entry.file_size.to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    assert data.count(true) == 2, "in the entry and in the directory"
+    with pytest.raises(DocumentError, match=r"is damaged: 'word/document\.xml'"):
+        read(tmp_path, bytes(data).replace(true, lie))
+
+
+def test_an_encrypted_zip(tmp_path):
+    data = bytearray(docx(paragraph("x")))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(signature)
+        while at >= 0:
+            data[at + offset] |= 1
+            at = data.find(signature, at + 4)
+    with pytest.raises(DocumentError, match="is encrypted; save it without a password"):
+        read(tmp_path, bytes(data))
+
+
+def test_names_that_lead_out_of_the_container_lead_nowhere(tmp_path):
+    secret = tmp_path / "secret.xhtml"
+    secret.write_text(xhtml("<p>secret</p>"))
+    data = epub([("a.xhtml", "<p>x</p>")]).replace(b'href="a.xhtml"', f'href="{secret}"'.encode())
+    with pytest.raises(DocumentError):
+        read(tmp_path, data)
+    chapters = [("../../../../etc/passwd", "<p>inside the book</p>"), ("a.xhtml", "<p>x</p>")]
+    document = read(tmp_path, epub(chapters))
+    assert "root:" not in document.text
+
+
+# ---- XML -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("doctype", "what"), [(LAUGHS, "an XML bomb"), (OUTSIDE, "would read another file")])
+@pytest.mark.parametrize("entry", ["META-INF/container.xml", "OPS/book.opf", "OPS/nav.xhtml", "OPS/a.xhtml"])
+def test_entities_in_an_epub(tmp_path, doctype, what, entry):
+    entity = "&a12;" if doctype is LAUGHS else "&out;"
+    book = epub([("a.xhtml", "<h1>One</h1><p>x</p>")], [("One", "a.xhtml")])
+    with zipfile.ZipFile(io.BytesIO(book)) as file:
+        entries = {name: file.read(name).decode() for name in file.namelist()}
+    head, mark, rest = entries[entry].partition("?>")
+    entries[entry] = head + mark + doctype + rest.replace(">x<", f">{entity}<").replace(">One<", f">{entity}<")
+    with pytest.raises(DocumentError, match=f"declares the entity .* in '{entry}', which .*{what}.*; it is refused"):
+        read(tmp_path, archive(entries))
+
+
+@pytest.mark.parametrize(("doctype", "what"), [(LAUGHS, "an XML bomb"), (OUTSIDE, "would read another file")])
+@pytest.mark.parametrize("entry", ["word/document.xml", "word/styles.xml", "word/comments.xml", "[Content_Types].xml"])
+def test_entities_in_a_docx(tmp_path, doctype, what, entry):
+    bomb = docx(paragraph("x"), extra={entry: f"<?xml version='1.0'?>{doctype}<x>&a12;&out;</x>"})
+    with pytest.raises(DocumentError, match=f"declares the entity .*{what}"):
+        read(tmp_path, bomb)
+
+
+def test_entities_of_a_web_page_stay_letters(tmp_path):
+    document = read(tmp_path, f"<!DOCTYPE html>{LAUGHS}<html><body><p>&a12; &amp; &eacute; &#233;</p></body></html>")
+    assert "&a12; & é é" in document.text
+    assert len(document.text) < 5000
+
+
+def test_deep_xml_is_refused(tmp_path):
+    deep = "<w:sdt>" * 5_000 + "</w:sdt>" * 5_000
+    with pytest.raises(DocumentError, match=r"nested more than 200 deep in 'word/document\.xml'"):
+        read(tmp_path, docx(deep))
+
+
+def test_xml_is_checked_before_a_tree_is_built():
+    limits = Limits(nesting=10)
+    assert parse_xml(b"<a><b c='1'/></a>", "e", "n", limits)[0].get("c") == "1"
+    check_xml(b"<!DOCTYPE a SYSTEM 'http://127.0.0.1:1/x.dtd'><a/>", "e", "n", limits)  # named, never fetched
+    for bad in (
+        b"",
+        b"<a>",
+        b"<a></b>",
+        b"<?xml version='1.0' encoding='nonsense'?><a/>",
+        b"\xff\xfe<a/>",
+        b"<a>\0</a>",
+    ):
+        with pytest.raises(DocumentError, match="n is damaged: 'e' is no valid XML"):
+            parse_xml(bad, "e", "n", limits)
+    with pytest.raises(DocumentError, match="nested more than 10 deep"):
+        check_xml(b"<a>" * 11 + b"</a>" * 11, "e", "n", limits)
+
+
+@pytest.mark.parametrize("tag", ["div", "b", "blockquote", "ul><li", "table><tr><td", "dl><dd", "font", "p", "object"])
+def test_deep_html_keeps_its_text(tmp_path, tag):
+    document = read(tmp_path, f"<!doctype html><body><p>start</p>{f'<{tag}>' * 3_000}deep words")
+    assert "start" in document.text
+    assert ("deep words" in document.text) == (tag != "object")
+
+
+def test_html_comes_out_well_nested():
+    rng = random.Random(1)
+    tags = [
+        "p",
+        "b",
+        "i",
+        "li",
+        "ul",
+        "ol",
+        "td",
+        "tr",
+        "table",
+        "h1",
+        "div",
+        "pre",
+        "dd",
+        "dl",
+        "span",
+        "script",
+        "head",
+    ]
+    for _ in range(300):
+        page = "".join(
+            rng.choice(["<{}>", "</{}>", "x", "<{}/>", "<{} hidden>"]).format(rng.choice(tags)) for _ in range(60)
+        )
+        open_tags = []
+        for piece in clean_html(page, 20).replace("<br>", "").replace("<hr>", "").split("<")[1:]:
+            name = piece.split(">")[0]
+            if name.startswith("/"):
+                assert open_tags.pop() == name[1:], page
+            else:
+                open_tags.append(name)
+                assert len(open_tags) <= 20
+        assert open_tags == [], page
+
+
+def test_a_list_of_very_many_items_takes_no_square_of_time(tmp_path):
+    document = read(tmp_path, "<!doctype html><ol>" + "<li>x" * 20_000, Limits(seconds=60))
+    assert document.text.endswith("\n20000. x")
+
+
+# ---- no network ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_fetched(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        image = (
+            '<w:p><w:r><w:drawing><wp:inline xmlns:wp="http://schemas.openxmlformats.org/drawingml/2006/'
+            'wordprocessingDrawing"><a:graphic xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main">'
+            '<a:graphicData><pic:pic xmlns:pic="http://schemas.openxmlformats.org/drawingml/2006/picture"><pic:blipFill>'
+            '<a:blip xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships" r:link="out"/>'
+            "</pic:blipFill></pic:pic></a:graphicData></a:graphic></wp:inline></w:drawing></w:r></w:p>"
+        )
+        link = (
+            f'<Relationship Id="out" TargetMode="External" Target="{url}" Type="http://schemas.openxmlformats.org/'
+            'officeDocument/2006/relationships/image"/>'
+        )
+        page = f'<html><head><link rel=stylesheet href="{url}"></head><body><img src="{url}" alt="pic"><p>x'
+        book = epub([("a.xhtml", f'<p>x</p><img src="{url}"/>')])
+        for data in (docx(paragraph("x") + image, links=link), page, book):
+            assert "x" in read(tmp_path, data).text
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+# ---- the child process -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def misbehave(monkeypatch):
+    """misbehave(code): the child runs these lines, with `data` and `limits`, instead of parsing."""
+
+    def replace(code: str) -> None:
+        body = "\n".join(f"    {line}" for line in code.splitlines())
+        patch = f"import lacache_app.documents.loaders as l\ndef load(data, name, limits):\n{body}\nl.load = load\n"
+        monkeypatch.setattr(child, "_MAIN", child._MAIN.replace("worker.main()", f"{patch}worker.main()"))
+
+    return replace
+
+
+PAGE = "<html><body><p>A page.</p></body></html>"
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_a_child_that_hangs_is_ended(tmp_path, misbehave):
+    before = children()
+    misbehave("import time\nwhile True: time.sleep(1)")
+    start = time.monotonic()
+    with pytest.raises(DocumentError, match=r"f took longer than 1\.5 s to read and was given up"):
+        read(tmp_path, PAGE, Limits(seconds=1.5))
+    assert 1.5 <= time.monotonic() - start < 30
+    assert children() <= before
+
+
+def test_a_child_that_hangs_before_it_has_read_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "_MAIN", "import time\nwhile True: time.sleep(1)")
+    with pytest.raises(DocumentError, match="took longer than 1 s"):
+        read(tmp_path, PAGE + " " * 2_000_000, Limits(seconds=1))
+
+
+@pytest.mark.skipif(not POSIX, reason="needs POSIX limits")
+def test_processor_time_is_limited_in_the_child_itself(tmp_path, misbehave, monkeypatch):
+    misbehave("while True: pass")
+    monkeypatch.setattr(child, "_wait", lambda process, limits: process.wait(60) and "")
+    with pytest.raises(DocumentError, match="took longer than 1 s"):
+        read(tmp_path, PAGE, Limits(seconds=1))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS")
+def test_a_child_that_eats_memory(tmp_path, misbehave):
+    misbehave("held = []\nwhile True: held.append(bytearray(10_000_000))")
+    with pytest.raises(DocumentError, match="f needed more than 500 MiB of memory to read and was given up"):
+        read(tmp_path, PAGE, Limits(memory_bytes=500 << 20))
+
+
+def test_memory_is_watched_from_outside_where_there_is_no_limit(tmp_path, misbehave, monkeypatch):
+    monkeypatch.setattr(child, "_HAS_MEMORY_LIMIT", False)
+    misbehave("import time\nheld = bytearray(b'x') * 300_000_000\ntime.sleep(600)")
+    monkeypatch.setattr(
+        child, "_MAIN", child._MAIN.replace("worker.main()", "worker.set_limits = lambda *a: 0\nworker.main()")
+    )
+    with pytest.raises(DocumentError, match="needed more than 200 MiB of memory"):
+        read(tmp_path, PAGE, Limits(memory_bytes=200 << 20))
+
+
+@pytest.mark.skipif(not POSIX, reason="needs signals")
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS"])
+def test_a_child_that_crashes(tmp_path, misbehave, name):
+    misbehave(f"import os, signal\nos.kill(os.getpid(), signal.{name})")
+    with pytest.raises(DocumentError, match=rf"f made its reader crash \({name}\): it is damaged"):
+        read(tmp_path, PAGE)
+
+
+@pytest.mark.skipif(not POSIX, reason="needs signals")
+def test_a_child_that_the_system_kills(tmp_path, misbehave):
+    misbehave("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(DocumentError, match="of memory"):
+        read(tmp_path, PAGE)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise KeyError('odd')", r"its reader failed \(KeyError: 'odd'\); save it in another format"),
+        ("f = lambda: f()\nf()", "has elements nested too deeply"),
+        ("raise MemoryError", "of memory"),
+        ("import os\nos._exit(3)", "the process that reads f ended with code 3"),
+        ("import os\nos.write(2, b'last words'); os._exit(3)", "ended with code 3: last words"),
+    ],
+)
+def test_a_child_that_fails(tmp_path, misbehave, code, message):
+    misbehave(code)
+    with pytest.raises(DocumentError, match=message):
+        read(tmp_path, PAGE)
+
+
+def test_a_child_that_cannot_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(DocumentError, match="cannot start a process to read f"):
+        read(tmp_path, PAGE)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/')",
+        "import subprocess\nsubprocess.run(['true'])",
+        "import os\nos.system('true')",
+        "open(name + '.out', 'w')",
+        "import os\nos.open(name, os.O_RDWR | os.O_CREAT)",
+        "import os\nos.remove(name)",
+        "import pathlib\npathlib.Path(name).write_text('x')",
+    ],
+)
+def test_a_child_may_not_reach_out(tmp_path, misbehave, code):
+    target = tmp_path / "file"
+    target.write_text("kept")
+    misbehave(f"name = {str(target)!r}\n{code}")
+    with pytest.raises(DocumentError, match=r"its reader failed \(PermissionError: reading a document"):
+        read(tmp_path, PAGE)
+    assert target.read_text() == "kept"
+    assert not Path(f"{target}.out").exists()
+
+
+def test_a_child_sees_no_secrets_and_nothing_of_the_current_folder(tmp_path, misbehave, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bs4.py").write_text("raise SystemExit('imported from the current folder')")
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert read(tmp_path, PAGE).text == "A page."
+    misbehave("import os\nraise ValueError(str('HF_TOKEN' in os.environ))")
+    with pytest.raises(DocumentError, match="ValueError: False"):
+        read(tmp_path, PAGE)
+
+
+@pytest.mark.skipif(not POSIX, reason="needs SIGKILL")
+def test_a_child_ends_with_its_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    (tmp_path / "page").write_text(PAGE)
+    hang = "import os, time\nos.write(2, b'%d\\n' % os.getpid())\ntime.sleep(600)"
+    script.write_text(
+        "import sys\nfrom lacache_app.documents import child, read_document\n"
+        f"patch = 'import lacache_app.documents.loaders as l\\ndef load(*a):\\n' + "
+        f"''.join('    ' + line + '\\n' for line in {hang!r}.splitlines()) + 'l.load = load\\n'\n"
+        "child._MAIN = child._MAIN.replace('worker.main()', patch + 'worker.main()')\n"
+        "child.tempfile.TemporaryFile = lambda: open(sys.argv[1], 'w+b')\n"
+        f"read_document({str(tmp_path / 'page')!r})\n"
+    )
+    pid_file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, str(script), str(pid_file)])
+    try:
+        wait_until(lambda: pid_file.exists() and pid_file.read_bytes().strip())
+        reader = psutil.Process(int(pid_file.read_bytes().split()[0]))
+        assert reader.ppid() == parent.pid
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_ctrl_c_ends_the_child(tmp_path, misbehave, monkeypatch):
+    before = children()
+    misbehave("import time\ntime.sleep(600)")
+
+    def interrupted(process, limits):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child, "_wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read(tmp_path, PAGE)
+    assert children() <= before
+
+
+def test_the_app_goes_on_after_each(tmp_path, misbehave):
+    threads_before = threading.active_count()
+    with pytest.raises(DocumentError):
+        read(tmp_path, b"%PDF-1.4 broken")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path, PAGE).text == "A page."
+        assert "Fact 1" in read(tmp_path, samples()["report.pdf"]).text
+    assert threading.active_count() == threads_before
+
+
+# ---- limits and noise ------------------------------------------------------------------------------------------------
+
+
+def test_too_many_pages(tmp_path):
+    with pytest.raises(DocumentError, match="has 12 pages, more than 10; split it"):
+        read(tmp_path, pdf([["x"]] * 12), Limits(pages=10))
+    with pytest.raises(DocumentError, match="has 12 chapter files, more than 10"):
+        read(tmp_path, epub([(f"{at}.xhtml", "x") for at in range(12)]), Limits(pages=10))
+
+
+@pytest.mark.parametrize("file", ["report.pdf", "book.epub", "report.docx", "page.html"])
+def test_too_long_a_text(tmp_path, file):
+    with pytest.raises(DocumentError, match="is too long: its text has more than 50 characters"):
+        read(tmp_path, samples()[file], Limits(characters=50))
+
+
+@pytest.mark.parametrize("file", [name for name in samples() if not name.endswith(".docx")])
+def test_noise_in_a_file_gives_a_text_or_an_error_of_ours(file):
+    """Loaders in this process, so that hundreds of damaged files take a second. (DOCX patches the standard library.)"""
+    rng, data = random.Random(file), samples()[file]
+    for _ in range(60):
+        noisy = bytearray(data)
+        for _ in range(rng.choice([1, 3, 30])):
+            at = rng.randrange(len(noisy))
+            noisy[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(4))
+        noisy = bytes(noisy[: rng.randrange(len(noisy))] if rng.random() < 0.3 else noisy)
+        with contextlib.suppress(DocumentError):
+            document = loaders.load(noisy, file, Limits())
+            assert document.parts[-1].end == len(document.text) > 0
+
+
+def test_the_hook_lets_reading_pass():
+    worker.refuse_side_effects("open", ("x", "rb", os.O_RDONLY))
+    worker.refuse_side_effects("import", ("x",))
+    with pytest.raises(PermissionError):
+        worker.refuse_side_effects("socket.connect", ())
