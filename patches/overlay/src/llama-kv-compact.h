@@ -1,11 +1,13 @@
 #pragma once
 
 #include "llama.h"
+#include "llama-lacache.h"
 
 #include <cstdint>
 #include <utility>
 #include <vector>
 
+class llama_kv_cache;
 struct llama_cparams;
 struct llama_model;
 
@@ -31,6 +33,22 @@ struct llama_kv_compact_plan {
     std::vector<std::pair<uint32_t, llama_pos>> pos; // cells that get a new position
     std::vector<uint32_t>                       rm;  // cells that the sequence leaves
 };
+
+// full attention: keep [n_layer, n_kept] names cells of the sequence in order of position
+llama_compact_status llama_kv_compact_plan_attn(
+          const llama_kv_cache & kv,
+                  llama_seq_id   seq_id,
+                 const int32_t * keep,
+                       int32_t   n_layer,
+                       int32_t   n_kept,
+         llama_kv_compact_plan & plan);
+
+// sliding window: all cells stay, their positions are shifted; those that would come before position 0 are freed
+llama_compact_status llama_kv_compact_plan_shift(
+          const llama_kv_cache & kv,
+                  llama_seq_id   seq_id,
+                     llama_pos   shift,
+         llama_kv_compact_plan & plan);
 
 // the inputs of one pattern in the graph of one block
 struct llama_kv_compact_inputs {
