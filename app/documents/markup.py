@@ -11,11 +11,11 @@ from typing import Any
 
 from lacache_app.documents.encodings import clean
 from lacache_app.documents.limits import Limits
-from lacache_app.documents.tags import clean_html
+from lacache_app.documents.tags import NOTE, clean_html
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"  # around the number of a mark; characters that mean nothing
 _MARK = rf"{_OPEN}\d+{_CLOSE}"
-_NO_MARKS = str.maketrans("", "", _OPEN + _CLOSE)
+_NO_MARKS = str.maketrans("", "", _OPEN + _CLOSE + NOTE)
 _LAYOUT = ("table", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "blockquote", "pre")
 
 
@@ -23,7 +23,7 @@ def to_marked_markdown(html: str, limits: Limits, ids: Iterable[str]) -> tuple[s
     """As to_markdown, for XHTML, and where in the result (characters) the elements with these ids begin."""
     keys = list(ids)
     marks = {key: f"{_OPEN}{number}{_CLOSE}" for number, key in enumerate(keys)}
-    marked = to_markdown(html.translate(_NO_MARKS), limits, is_xml=True, marks=marks)
+    marked = to_markdown(html, limits, is_xml=True, marks=marks)
     marked = re.sub(rf"(?m)^((?:{_MARK})+)\n+", r"\1", marked)  # an anchor above a heading belongs to it
     marked = re.sub(rf"(?m)^(#+ )((?:{_MARK})+)", r"\2\1", marked)
     pieces, places, end, n_out = [], {}, 0, 0
@@ -42,7 +42,7 @@ def to_markdown(html: str, limits: Limits, is_xml: bool = False, marks: Mapping[
     """
     from bs4 import BeautifulSoup
 
-    soup = BeautifulSoup(clean_html(html, limits.nesting, is_xml, marks), "html.parser")
+    soup = BeautifulSoup(clean_html(html.translate(_NO_MARKS), limits.nesting, is_xml, marks), "html.parser")
     for table in soup.find_all("table"):
         if table.find(_LAYOUT) or not table.find(["td", "th"]):
             for element in [*table.find_all(["tbody", "thead", "tfoot", "tr", "td", "th", "caption"]), table]:
@@ -55,7 +55,7 @@ def to_markdown(html: str, limits: Limits, is_xml: bool = False, marks: Mapping[
         table_infer_header=True,
     ).convert_soup(soup)
     text = re.sub(r"[ \t\u00a0]+\n", "\n", clean(text))
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    return re.sub(r"\n{3,}", "\n\n", text.replace(NOTE, "")).strip()
 
 
 def _converter() -> Any:
@@ -74,6 +74,9 @@ def _converter() -> Any:
             return bullet + "\n".join(line and (indent if at else "") + line for at, line in enumerate(lines)) + "\n"
 
         def convert_sup(self, el: Any, text: str, parent_tags: Any) -> str:
-            return f"[{text}]" if text.strip().isdigit() else text  # a note's number is no part of the word before it
+            bare = text.replace(NOTE, "")
+            if not bare.strip().isdigit():
+                return bare
+            return f"[{bare.strip()}]" if NOTE in text else f"^{bare}"  # word[12] or 10^6
 
     return Converter

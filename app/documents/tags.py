@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from html import escape
 from html.parser import HTMLParser
 
+NOTE = "\ue0f2"
+"""Written into a <sup> that is a link: it is the number of a note, not a power."""
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _BLOCKS = _HEADINGS | {
     "blockquote", "dd", "div", "dl", "dt", "figcaption", "hr", "li", "ol", "p", "pre", "table", "tbody", "td", "tfoot",
@@ -23,7 +25,8 @@ _AS_DIV = {
     "address", "article", "aside", "body", "center", "details", "fieldset", "figure", "footer", "form", "header",
     "hgroup", "main", "section", "summary",
 }  # fmt: skip
-_INLINE = {"b": "b", "strong": "b", "i": "i", "em": "i", "code": "code", "kbd": "code", "samp": "code", "tt": "code"}
+_INLINE = {"b": "b", "strong": "b", "i": "i", "em": "i", "code": "code", "kbd": "code", "samp": "code", "tt": "code",
+           "sup": "sup"}  # fmt: skip
 _DROPPED = {
     "applet", "audio", "base", "button", "canvas", "datalist", "dialog", "embed", "frame", "frameset", "head", "iframe",
     "input", "link", "map", "menu", "meta", "nav", "noembed", "noframes", "noscript", "object", "optgroup", "option",
@@ -65,6 +68,7 @@ class _Cleaner(HTMLParser):
         self.out: list[str] = []
         self.open: list[str] = []  # the tags written and not closed
         self.max_nesting, self.is_xml, self.marks = max_nesting, is_xml, marks
+        self.is_in_link = False
         self.dropping, self.depth = "", 0  # the tag whose content is dropped, and how many of that name are open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -87,6 +91,9 @@ class _Cleaner(HTMLParser):
         else:
             self._begin("div" if tag in _AS_DIV else _INLINE.get(tag, tag))
         if not self.dropping:
+            self.is_in_link |= tag == "a"
+            if (tag == "sup" and self.is_in_link) or (tag == "a" and "sup" in self.open):
+                self.out.append(NOTE)
             self._mark(values)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -101,6 +108,7 @@ class _Cleaner(HTMLParser):
             if not self.depth or (self.dropping == "head" and tag == "head"):
                 self.dropping = ""
             return
+        self.is_in_link &= tag != "a"
         tag = "div" if tag in _AS_DIV else _INLINE.get(tag, tag)
         if tag in self.open:
             floor = self._last(_CELL) if tag not in _BLOCKS else -1  # <b> in a cell does not end the cell
