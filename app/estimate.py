@@ -143,10 +143,10 @@ class Estimate:
 
 
 def size_text(n_bytes: float) -> str:
-    """ "512 KiB", "230 MiB", "9.8 GiB"."""
-    if n_bytes < 2**20:
-        return f"{n_bytes / 2**10:,.0f} KiB"
-    return f"{n_bytes / 2**20:,.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:,.1f} GiB"
+    """ "22.5 KiB", "230 MiB", "9.8 GiB": three digits."""
+    unit = "KiB" if n_bytes < 2**20 else "MiB" if n_bytes < 2**30 else "GiB"
+    number = n_bytes / {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.1f}".removesuffix(".0") + f" {unit}"
 
 
 def _sentence(share: Share) -> str:

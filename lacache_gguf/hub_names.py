@@ -65,10 +65,15 @@ def is_safe_name(name: str) -> bool:
     return clean and name.lower().endswith(".gguf") and bool(parts) and not any(p in ("..", ".") for p in parts)
 
 
+def is_sidecar(name: str) -> bool:
+    """Whether a file name is that of a companion (vision projector, draft head, ...), which is no model by itself."""
+    return _SIDECAR.search(PurePosixPath(name).name) is not None
+
+
 def variants(names: Sequence[str]) -> list[Variant]:
     """The models among the file names of a repository, plainest name first; no sidecars, no incomplete shard sets."""
     models = sorted(
-        (name for name in names if is_safe_name(name) and not _SIDECAR.search(PurePosixPath(name).name)),
+        (name for name in names if is_safe_name(name) and not is_sidecar(name)),
         key=lambda name: (name.count("/"), len(name), name),
     )
     found, present = [], set(models)

@@ -83,7 +83,7 @@ def test_a_download_ends_in_the_standard_cache(downloads, server, tmp_path):
     status = until(downloads, f"{REPO}:q4_k_m", "done", "failed")
     assert (status.state, status.error) == ("done", "")
     assert (status.n_done, status.n_total, status.share) == (len(DATA), len(DATA), 1.0)
-    assert status.text == "3 MiB, complete and verified"
+    assert status.text == "2.9 MiB, complete and verified"
     model = resolve(NAME)
     assert str(model.path) == status.path
     assert model.path.read_bytes() == DATA
@@ -328,10 +328,10 @@ def test_names_in_the_list_cannot_leave_the_cache(tmp_path, server):
     ("status", "text"),
     [
         (Status(NAME), "asking the hub"),
-        (Status(NAME, "running", 2**29, 2**31, 2**20), "512 MiB of 2.0 GiB, 1 MiB/s, 26 min left"),
-        (Status(NAME, "running", 0, 2**31), "0 KiB of 2.0 GiB"),
-        (Status(NAME, "checking", 2**31, 2**31), "2.0 GiB of 2.0 GiB, comparing the checksum"),
-        (Status(NAME, "paused", 2**30, 2**31), "paused at 1.0 GiB of 2.0 GiB"),
+        (Status(NAME, "running", 2**29, 2**31, 2**20), "512 MiB of 2 GiB, 1 MiB/s, 26 min left"),
+        (Status(NAME, "running", 0, 2**31), "0 KiB of 2 GiB"),
+        (Status(NAME, "checking", 2**31, 2**31), "2 GiB of 2 GiB, comparing the checksum"),
+        (Status(NAME, "paused", 2**30, 2**31), "paused at 1 GiB of 2 GiB"),
         (Status(NAME, "failed", error="no"), "no"),
     ],
 )

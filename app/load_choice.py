@@ -1,0 +1,213 @@
+"""What a person chose in the models tab, what it means, and the engine settings it becomes.
+
+What it is: `Choice`, plain values as the page has them; `settings_of` turns them into EngineSettings or says what
+cannot work (with the policy's own words); `explain` answers a move of the budget slider: cells, pages, does it fit.
+All of it is arithmetic on the model's header, so it answers at once.
+What it does not know: gradio, how a model is loaded.
+
+    choice = Choice(model="smollm2-135m", budget_mib=22.5)
+    explain(choice, shape, free_memory()).lines
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lacache_app.estimate import Estimate, FreeMemory, Load, ModelShape, estimate, size_text
+from lacache_app.host import EngineSettings
+from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, pages, reach
+
+from lacache_gguf.errors import UsageError
+from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
+from lacache_gguf.policies import POLICIES, Full, Policy, default_policy
+
+FLASH = {"auto": None, "on": True, "off": False}
+_BUDGET_MAX_BYTES = 64 << 30
+_COARSE_K = ("q4_0", "q4_1", "iq4_nl")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values of the models tab. None = the default of the policy or the machine; `n_gpu_layers` -1 = all."""
+
+    model: str
+    budget_mib: float
+    policy: str = "ladder"
+    span: int | None = None
+    overlap: int | None = None
+    sink: int | None = None
+    recent: int | None = None
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: str = "auto"
+    n_gpu_layers: int = -1
+    n_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class SliderRange:
+    """MiB: one notch of the slider is 256 cells, what llama.cpp allocates at a time."""
+
+    minimum: float
+    maximum: float
+    step: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a choice means: cells, how many tokens stay sharp and faint, memory, sentences, and what to look out for."""
+
+    n_cells: int
+    n_sharp: int
+    n_faint: int
+    memory: Estimate
+    lines: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits on every device."""
+        return self.memory.fits
+
+
+def budget_range(shape: ModelShape, choice: Choice, free_bytes: int = 0) -> SliderRange:
+    """What the slider may be set to for this model: 256 cells up to the trained context, or to what is free (if known)
+    where that is less. The choice's budget is moved into it. Raises UsageError for KV types the model cannot use.
+    """
+    geometry, types = shape.geometry, (choice.type_k, choice.type_v)
+    n_steps = max(1, (geometry.n_ctx_train or 1 << 17) // CELL_STEP)
+    ceiling = min(_BUDGET_MAX_BYTES, max(free_bytes, geometry.bytes(1024, 512, *types)) if free_bytes else 1 << 62)
+    while n_steps > 1 and geometry.bytes(n_steps * CELL_STEP, 512, *types) > ceiling:
+        n_steps -= max(1, n_steps // 16)
+    step = geometry.bytes_per_cell(*types) * CELL_STEP / 2**20
+    low, high = (geometry.bytes(n * CELL_STEP, 512, *types) / 2**20 for n in (1, n_steps))
+    low, high = (float(f"{x:.6f}") for x in (low, high))
+    return SliderRange(low, high, step, min(max(choice.budget_mib, low), high))
+
+
+def cells_of(shape: ModelShape, choice: Choice) -> int:
+    """Cells that the budget buys. Raises UsageError if it is below 256 cells."""
+    n_bytes = round(choice.budget_mib * 2**20) + 512  # the page rounds MiB; a cell is never as small as that
+    return shape.geometry.cells_for(n_bytes, 512, choice.type_k, choice.type_v)
+
+
+def budget_of(geometry: KvGeometry, settings: EngineSettings) -> float:
+    """The KV memory of engine settings for this model, in MiB."""
+    budget = parse_budget(settings.kv_budget or settings.n_ctx or 1024)
+    if budget.n_bytes is not None:
+        return budget.n_bytes / 2**20
+    n_cells = min(budget.n_cells or 1024, geometry.n_ctx_train or 1 << 30)
+    return geometry.bytes(n_cells, settings.n_ubatch, settings.type_k, settings.type_v) / 2**20
+
+
+def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
+    """The policy that was chosen, checked. Raises PolicyError with the policy's own reason, UsageError for the rest."""
+    if choice.policy not in POLICIES:
+        raise UsageError(f"policy {choice.policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+    kind, n_layer = POLICIES[choice.policy], shape.n_plan_layers
+    given = {"span": choice.span, "overlap": choice.overlap, "n_sink": choice.sink, "n_recent": choice.recent}
+    known = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in given.items() if value is not None and name in known}
+    if choice.policy == "ladder":
+        default = default_policy(n_layer, n_cells)
+        if not isinstance(default, kind):
+            raise UsageError(f"the ladder needs at least 2 layers and this model has {n_layer}; choose {default.name}")
+        policy = dataclasses.replace(default, **values)
+    else:
+        policy = kind(**values)
+    policy.check(n_layer, n_cells)
+    return policy
+
+
+def settings_of(shape: ModelShape, choice: Choice) -> EngineSettings:
+    """Engine settings. Raises UsageError or PolicyError for what cannot work together."""
+    n_cells = cells_of(shape, choice)
+    if choice.n_threads is not None and choice.n_threads < 1:
+        raise UsageError(f"{choice.n_threads} threads cannot work; give 1 or more, or leave it empty")
+    if choice.type_v not in ("f32", "f16", "bf16") and choice.flash_attn == "off":
+        raise UsageError(f"V in {choice.type_v} needs flash attention; switch it on or store V in f16")
+    return EngineSettings(
+        model=choice.model,
+        n_ctx=n_cells,
+        policy=policy_of(shape, choice, n_cells),
+        type_k=choice.type_k,
+        type_v=choice.type_v,
+        flash_attn=FLASH[choice.flash_attn],
+        n_gpu_layers=choice.n_gpu_layers,
+        n_threads=choice.n_threads,
+    )
+
+
+def choice_of(shape: ModelShape, settings: EngineSettings) -> Choice:
+    """The inverse of `settings_of`, to show on the page what is set now."""
+    policy = settings.policy
+    flash = next(word for word, value in FLASH.items() if value is settings.flash_attn)
+    return Choice(
+        model=settings.model,
+        budget_mib=budget_of(shape.geometry, settings),
+        policy=policy.name if policy else "ladder" if shape.n_plan_layers > 1 else "sink_window",
+        span=getattr(policy, "span", None),
+        overlap=getattr(policy, "overlap", None),
+        sink=getattr(policy, "n_sink", None),
+        recent=getattr(policy, "n_recent", None),
+        type_k=settings.type_k,
+        type_v=settings.type_v,
+        flash_attn=flash,
+        n_gpu_layers=settings.n_gpu_layers,
+        n_threads=settings.n_threads,
+    )
+
+
+def explain(choice: Choice, shape: ModelShape, devices: Sequence[FreeMemory]) -> Explanation:
+    """What a choice means. Raises UsageError or PolicyError for what cannot work."""
+    settings = settings_of(shape, choice)
+    n_cells, policy = settings.n_ctx or 0, settings.policy
+    load = Load(n_cells, settings.n_ubatch, choice.type_k, choice.type_v, FLASH[choice.flash_attn], choice.n_gpu_layers)
+    memory = estimate(shape, load, devices)
+    held = reach(policy, shape.n_plan_layers, n_cells, settings.n_ubatch)
+    per_cell = shape.geometry.bytes_per_cell(choice.type_k, choice.type_v)
+    n_train = shape.geometry.n_ctx_train
+    lines = [f"{n_cells:,} cells of {size_text(per_cell)}: so many tokens fit at a time."]
+    if isinstance(policy, Full):
+        lines.append(f"{pages(n_cells)} sharp, none faint: nothing is forgotten, and it stops when the memory is full.")
+    else:
+        lines.append(f"{pages(held.n_sharp)} sharp, {pages(held.n_faint)} faint, of a text of any length.")
+    if n_train:
+        share = n_cells / n_train
+        lines.append(
+            f"The model was trained on {n_train:,} tokens at a time, {pages(n_train)}; "
+            + ("the budget uses all of it." if share >= 1 else f"the budget uses {share:.0%} of it.")
+        )
+    return Explanation(n_cells, held.n_sharp, held.n_faint, memory, tuple(lines), tuple(_warnings(choice)))
+
+
+def assumption() -> str:
+    """What a page is taken to be, in one sentence."""
+    n_tokens = round(WORDS_PER_PAGE * TOKENS_PER_WORD / 10) * 10
+    return (
+        f"A page is about {WORDS_PER_PAGE} words of English, {n_tokens} tokens; other languages and program text take "
+        "more. Sharp: held in every layer. Faint: held in some layers, counted with the policy itself."
+    )
+
+
+def _warnings(choice: Choice) -> list[str]:
+    found = []
+    if choice.type_k in _COARSE_K:
+        found.append(
+            f"K in {choice.type_k} is rounded anew whenever old text is thinned, and 4 bits leave little room for "
+            "that: answers get worse. Try K in q8_0 and V in q4_0 instead."
+        )
+    elif choice.type_k not in ("f32", "f16", "bf16"):
+        found.append(f"K in {choice.type_k} is rounded anew whenever old text is thinned; f16 is the safe choice.")
+    if choice.policy == "full":
+        found.append("With the policy full nothing is forgotten: a text longer than the memory is refused.")
+    return found
+
+
+def kv_types_for(shape: ModelShape) -> list[str]:
+    """KV types that this model's heads allow."""
+    heads = {n for layer in shape.geometry.layers for n in (layer.n_embd_head_k, layer.n_embd_head_v)}
+    return [name for name, (n_block, _n_bytes) in KV_TYPES.items() if all(n % n_block == 0 for n in heads)]

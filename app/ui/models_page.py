@@ -1,0 +1,292 @@
+"""What the events of the models tab do.
+
+What it is: `ModelsPage`, one method per event. Nothing of a visitor is kept here: what is on the page comes with the
+event, what is on the disk is looked at again. Handlers return {component: new value}; what is left out stays.
+What it does not know: layout, downloads (models_hub.py), how models are read or loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from lacache_app.downloads import Downloads
+from lacache_app.estimate import FreeMemory, Load, ModelShape, estimate, free_memory
+from lacache_app.load_choice import (
+    FLASH,
+    Choice,
+    budget_of,
+    budget_range,
+    choice_of,
+    explain,
+    kv_types_for,
+    settings_of,
+)
+from lacache_app.model_library import Entry, entry_for, folder_path, library
+from lacache_app.settings import load_value, save_settings, save_value
+from lacache_app.ui import models_html
+from lacache_app.ui.context import Context
+
+from lacache_gguf.errors import LacacheError, UsageError
+
+if TYPE_CHECKING:
+    from lacache_app.host import Run
+    from lacache_app.ui.models_tab import ModelsTab
+
+    from lacache_gguf.engine import Engine
+
+Changes = dict[Any, Any]  # component -> new value
+_WORDS = (
+    ("--ctx-size/--kv-budget", "the memory budget"),
+    ("--kv-budget or --ctx-size", "the memory budget"),
+    ("--kv-budget", "the memory budget"),
+    ("--policy full", "the policy full"),
+    ("(--offline or HF_HUB_OFFLINE)", "(HF_HUB_OFFLINE)"),
+    ("n_recent", "recent"),
+    ("n_sink", "sinks"),
+    ("-ngl", "the layers on the GPU"),
+)
+
+
+class ModelsPage:
+    """The events of one models tab."""
+
+    def __init__(self, ctx: Context, own: ModelsTab, downloads: Downloads) -> None:
+        self.ctx, self.host, self.own = ctx, ctx.host, own
+        self.downloads = downloads
+        self.about = [own.details, own.budget, own.estimate, *own.advanced.inputs()]
+        self.scanned = [own.models, own.unusable, own.folder, own.folders, own.folder_news]
+        self.loaded = [own.present, own.status, own.load]
+        self.everything = list(dict.fromkeys([own.present, *self.scanned, *self.about]))
+
+    # ---- the list ----------------------------------------------------------------------------------------------------
+
+    def opened(self) -> Changes:
+        """A page was opened: everything as it is now, the present model chosen."""
+        return {**self.list(self._present_id()), **self._about(self._present_id()), **self._present()}
+
+    def selected(self, model: str | None, event: gr.SelectData) -> Changes:
+        """A tab was chosen; if it is this one, files and engine are looked at again."""
+        if event.value != "Models":
+            return {self.own.present: gr.skip()}
+        return {**self.list(model or self._present_id()), **self._present()}
+
+    def relist(self) -> Changes:
+        """The list as it is now; what is chosen stays chosen."""
+        changes = self.list(None)
+        return {
+            self.own.models: gr.Radio(choices=changes[self.own.models].choices),
+            self.own.unusable: changes[self.own.unusable],
+        }
+
+    def choose(self, model: str) -> Changes:
+        """Another model was chosen: what it is, its range of budgets, what the usual settings mean for it."""
+        return self._about(model)
+
+    def _entries(self) -> list[Entry]:
+        entries = library(self._folders(), self.downloads.licence)
+        if not any(entry.id == self._present_id() for entry in entries):
+            entries.append(entry_for(self._present_id()))
+        return entries
+
+    def _entry(self, model: str | None) -> Entry | None:
+        return next((entry for entry in self._entries() if entry.id == model), None)
+
+    def _present_id(self) -> str:
+        return self.host.settings.model
+
+    def _folders(self) -> list[str]:
+        folders = load_value(self.ctx.data_dir, "model_folders", [])
+        return [folder for folder in folders if isinstance(folder, str)] if isinstance(folders, list) else []
+
+    def list(self, model: str | None) -> Changes:
+        """The models and folders as they are now, `model` chosen if it is among them."""
+        entries, own, folders = self._entries(), self.own, self._folders()
+        choices = [(models_html.label(entry), entry.id) for entry in entries if entry.can_load]
+        value = model if any(model == id for _label, id in choices) else None
+        return {
+            own.models: gr.Radio(choices=choices, value=value),
+            own.unusable: models_html.unusable(entries),
+            own.folders: gr.Dropdown(choices=folders, value=folders, visible=bool(folders)),
+        }
+
+    def _present(self) -> Changes:
+        return {self.own.present: models_html.present(self.host.status())}
+
+    def add_folder(self, folder: str, model: str | None) -> Changes:
+        """A folder was named: remember it and list what is in it."""
+        try:
+            path = str(folder_path(folder or ""))
+        except UsageError as error:
+            return {self.own.folder_news: models_html.error(str(error))}
+        n_before = len(self._entries())
+        save_value(self.ctx.data_dir, "model_folders", list(dict.fromkeys([*self._folders(), path])))
+        n_new = len(self._entries()) - n_before
+        found = f"{n_new} model files found in {path}." if n_new != 1 else f"1 model file found in {path}."
+        if not n_new:
+            found = f"No new .gguf file in {path}."
+        return {**self.list(model), self.own.folder: "", self.own.folder_news: models_html.news(found, "good")}
+
+    def set_folders(self, folders: list[str], model: str | None) -> Changes:
+        """A folder was taken out of the list."""
+        kept = [folder for folder in self._folders() if folder in (folders or [])]
+        save_value(self.ctx.data_dir, "model_folders", kept)
+        return self.list(model)
+
+    # ---- the chosen model --------------------------------------------------------------------------------------------
+
+    def explain(self, model: str | None, budget_mib: float, *advanced: Any) -> Any:
+        """The slider or a setting was moved: what it means."""
+        entry = self._entry(model)
+        if entry is None or entry.path is None:
+            return models_html.error("Choose a model first.")
+        try:
+            choice = _choice(model or "", budget_mib, advanced)
+            return models_html.explanation(explain(choice, _shape(entry), self._free()))
+        except LacacheError as error:
+            return models_html.error(page_words(error))
+
+    def rerange(self, model: str | None, budget_mib: float, *advanced: Any) -> Changes:
+        """Other KV types: cells cost something else, so the slider's notches move."""
+        own, entry = self.own, self._entry(model)
+        changes: Changes = {own.estimate: self.explain(model, budget_mib, *advanced)}
+        if entry is not None and entry.path is not None:
+            try:
+                changes[own.budget] = _slider(_shape(entry), _choice(model or "", budget_mib, advanced), self._free())
+                value = changes[own.budget].value
+                changes[own.estimate] = self.explain(model, value, *advanced)
+            except LacacheError:
+                pass  # the estimate says it
+        return changes
+
+    def _about(self, model: str | None) -> Changes:
+        own, entry = self.own, self._entry(model)
+        changes: Changes = {own.details: models_html.details(entry)}
+        if entry is None or entry.path is None or not entry.can_load:
+            return {**changes, own.estimate: models_html.error(entry.reason) if entry else ""}
+        try:
+            shape = _shape(entry)
+            choice = self._usual(entry, shape)
+            slider = _slider(shape, choice, self._free())
+        except LacacheError as error:
+            return {**changes, own.estimate: models_html.error(page_words(error))}
+        advanced = own.advanced
+        values = (
+            choice.policy, choice.span, choice.overlap, choice.sink, choice.recent, choice.type_k, choice.type_v,
+            choice.flash_attn, choice.n_gpu_layers, choice.n_threads,
+        )  # fmt: skip
+        changes |= dict(zip(advanced.inputs(), values, strict=True))
+        types = kv_types_for(shape)
+        changes[advanced.type_k] = gr.Dropdown(choices=types, value=choice.type_k)
+        changes[advanced.type_v] = gr.Dropdown(choices=types, value=choice.type_v)
+        return {**changes, own.budget: slider, own.estimate: self.explain(entry.id, slider.value, *values)}
+
+    def _usual(self, entry: Entry, shape: ModelShape) -> Choice:
+        """What is set now, for the present model; 1,024 cells and the defaults for another one."""
+        if entry.id == self._present_id():
+            return choice_of(shape, self.host.settings)
+        n_mib = shape.geometry.bytes(min(1024, shape.geometry.n_ctx_train or 1024)) / 2**20
+        policy = "full" if entry.state == "full only" else "ladder" if shape.n_plan_layers > 1 else "sink_window"
+        return Choice(entry.id, n_mib, policy)
+
+    def _free(self) -> list[FreeMemory]:
+        """Free memory of every device once the present model has made way, as it does before another one is loaded."""
+        devices = free_memory()
+        settings = self.host.settings
+        entry = self._entry(self._present_id()) if self.host.is_loaded else None
+        if entry is None or entry.path is None or not entry.can_load:
+            return devices
+        shape = _shape(entry)
+        n_mib = budget_of(shape.geometry, settings)
+        n_cells = shape.geometry.cells_for(round(n_mib * 2**20) + 512, 512, settings.type_k, settings.type_v)
+        load = Load(
+            n_cells, settings.n_ubatch, settings.type_k, settings.type_v, settings.flash_attn, settings.n_gpu_layers
+        )
+        held = {share.device.name: share for share in estimate(shape, load, devices).shares}
+        found = []
+        for device in devices:
+            share = held.get(device.name)
+            n_held = 0 if share is None else share.need_bytes - (share.weights_bytes if device.name == "RAM" else 0)
+            free = min(device.free_bytes + n_held, device.total_bytes or 1 << 62) if device.free_bytes else 0
+            found.append(FreeMemory(device.name, free, device.total_bytes))
+        return found
+
+    # ---- loading -----------------------------------------------------------------------------------------------------
+
+    def load(self, model: str | None, budget_mib: float, *advanced: Any) -> Iterator[Changes]:
+        """Load the chosen model; if that fails the present one stays, and the reason is shown."""
+        own, entry = self.own, self._entry(model)
+        try:
+            if entry is None or entry.path is None:
+                raise UsageError("Choose a model first.")
+            settings = settings_of(_shape(entry), _choice(model or "", budget_mib, advanced))
+        except LacacheError as error:
+            yield {own.status: models_html.error(page_words(error))}
+            return
+        run: Run[str] = self.host.start(_touch, settings)
+        yield {own.status: models_html.news(f"Loading {entry.name} …", "busy"), own.load: gr.Button(interactive=False)}
+        try:
+            for _batch in run.batches(0.2):
+                if run.state == "waiting" and run.place:
+                    text = f"Waiting until the answer before this one is done ({run.place} before it) …"
+                    yield {own.status: models_html.news(text, "busy")}
+                elif run.state == "loading":
+                    yield {own.status: models_html.news(f"Loading {entry.name} …", "busy")}
+        except LacacheError as error:
+            kept = f" {self._present_id()} is still loaded." if self.host.is_loaded else ""
+            text = f"{entry.name} was not loaded: {page_words(error)}.{kept}"
+            yield {**self._present(), own.status: models_html.error(text), own.load: gr.Button(interactive=True)}
+            return
+        save_settings(self.ctx.data_dir, settings)
+        yield {
+            **self._present(), own.status: models_html.news(f"{entry.name} is loaded.", "good"),
+            own.load: gr.Button(interactive=True),
+        }  # fmt: skip
+
+    def unload(self) -> Changes:
+        """Free the memory; the next question loads the model again."""
+        own = self.own
+        if not self.host.is_loaded:
+            return {**self._present(), own.status: models_html.news("Nothing is loaded.")}
+        is_busy = self.host.is_busy
+        self.host.drop()
+        if is_busy or not self.host.wait_idle(20):
+            return {own.status: models_html.news("It will be unloaded when what is running is done.", "busy")}
+        return {**self._present(), own.status: models_html.news("Unloaded; its memory is free again.", "good")}
+
+
+def _touch(engine: Engine) -> Iterator[str]:
+    yield engine.model.name
+
+
+def _shape(entry: Entry) -> ModelShape:
+    if entry.header is None:
+        raise UsageError(entry.reason or "its header could not be read")
+    return ModelShape.from_header(entry.header, entry.size_bytes)
+
+
+def _slider(shape: ModelShape, choice: Choice, devices: list[FreeMemory]) -> gr.Slider:
+    found = budget_range(shape, choice, max(device.free_bytes for device in devices))
+    return gr.Slider(minimum=found.minimum, maximum=found.maximum, step=found.step, value=found.value)
+
+
+def _choice(model: str, budget_mib: float, advanced: tuple[Any, ...]) -> Choice:
+    policy, span, overlap, sink, recent, type_k, type_v, flash, n_gpu_layers, n_threads = advanced
+    if not isinstance(budget_mib, int | float) or flash not in FLASH:
+        raise UsageError(f"{budget_mib!r} MiB is no memory budget; move the slider")
+    n_gpu_layers = -1 if n_gpu_layers is None else int(n_gpu_layers)
+    whole = (None if value is None else int(value) for value in (span, overlap, sink, recent))
+    span, overlap, sink, recent = whole
+    return Choice(
+        model, float(budget_mib), policy, span, overlap, sink, recent, type_k, type_v, flash, n_gpu_layers,
+        None if not n_threads else int(n_threads),
+    )  # fmt: skip
+
+
+def page_words(error: LacacheError) -> str:
+    """The library's sentence with the command line's names of settings replaced by those of the page."""
+    text = str(error)
+    for flag, word in _WORDS:
+        text = text.replace(flag, word)
+    return text
