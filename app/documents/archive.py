@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 
 from lacache_app.documents.limits import DocumentError, Limits
 from lacache_app.documents.refusals import READABLE
@@ -62,6 +63,10 @@ def open_archive(data: bytes, name: str, limits: Limits) -> zipfile.ZipFile:
     for entry in entries:
         if entry.flag_bits & 1:
             raise DocumentError(f"{name} is encrypted; save it without a password")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DocumentError(
+                f"{name} is packed in a way that DOCX and EPUB do not allow; unpack it and pack it again"
+            )
         if entry.file_size > _LARGE and entry.file_size > limits.ratio * max(1, entry.compress_size):
             raise DocumentError(
                 f"{name} is a zip bomb: {entry.filename[:80]!r} unpacks from {entry.compress_size:,} "
@@ -82,7 +87,7 @@ def read_entry(archive: zipfile.ZipFile, entry: str, name: str) -> bytes:
         return archive.read(entry)
     except KeyError:
         raise DocumentError(f"{name} is damaged: it has no {entry!r}; get it again") from None
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise DocumentError(f"{name} is damaged: {entry!r} cannot be unpacked ({error}); get it again") from error
 
 

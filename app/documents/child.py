@@ -70,7 +70,7 @@ def parse_in_child(data: bytes, name: str, limits: Limits) -> Document:
         raise DocumentError(_too_much(trouble, name, limits))
     if not answer:
         raise DocumentError(_death(process.returncode, last_words, name, limits))
-    return _document(json.loads(answer), name, limits)
+    return _document(json.loads(answer.decode("utf-8", "surrogatepass")), name, limits)
 
 
 def _feed(process: subprocess.Popen[bytes], data: bytes, name: str, limits: Limits) -> None:

@@ -66,6 +66,8 @@ def refuse_binary(data: bytes, name: str) -> None:
                 break
         _refuse(name, what, remedy)
     head = data[:_N_SNIFF]
+    if b"\nMIME-Version:" in head[:4096] and b"multipart/related" in head[:4096]:
+        _refuse(name, "a web archive (MHTML)", "save the page as HTML or PDF")
     for offset, magic, what, remedy in _MAGIC:
         if head[offset : offset + len(magic)] == magic and (magic not in _BINARY_FOLLOWS or _is_binary(head)):
             _refuse(name, what, remedy)

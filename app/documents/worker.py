@@ -35,7 +35,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(source,), daemon=True).start()
     sys.addaudithook(refuse_side_effects)
     sys.setrecursionlimit(5_000)
-    answer = json.dumps(_answer(data, task)).encode()
+    answer = json.dumps(_answer(data, task), ensure_ascii=False).encode("utf-8", "surrogatepass")
     sink.write(answer)
     sink.flush()
     os._exit(0)  # without tearing down gigabytes of trees first

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lacache_app import documents
 from lacache_app.documents import SUFFIXES, Document, DocumentError, Limits, Part, decode, join, read_document
@@ -85,12 +86,14 @@ def test_old_encodings_of_many_languages(encodings, text):
         assert "is not UTF-8; read as" in note
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
 def test_any_utf8_text_is_read_as_it_is(text):
     if text[0] != "\ufeff":
         assert decode(text.encode(), "x") == (text, "")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_decoded_or_refused(data):
     try:
@@ -129,6 +132,7 @@ def test_terminal_codes_are_removed():
             b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"),
             "a password-protected Office document.* save it without one",
         ),
+        (b"From: <Saved by x>\nMIME-Version: 1.0\nContent-Type: multipart/related;\n", r"a web archive \(MHTML\)"),
         (b"plain \x00 not", "binary data .it starts with bytes 70 6c 61 69"),
         (bytes(range(1, 9)) * 20, "binary data"),
     ],
@@ -189,6 +193,18 @@ def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     document = read_document("-")
     assert (document.name, document.text) == ("standard input", TEXT)
+
+
+def test_a_file_name_that_is_no_utf8(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.html")
+    try:
+        Path(path).write_text("<html><body><p>é 漢")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert (read_document(path).name, read_document(path).text) == (path, "é 漢")
+    Path(path).write_text("<html>")
+    with pytest.raises(DocumentError, match="shows no text"):
+        read_document(path)
 
 
 def test_a_name_of_ones_own(tmp_path):

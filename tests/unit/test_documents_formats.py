@@ -259,6 +259,16 @@ def test_a_docx_without_text(tmp_path):
         read(tmp_path, docx(paragraph("")))
 
 
+def test_hidden_text_of_a_docx_is_not_read(tmp_path):
+    runs = [
+        "<w:r><w:rPr><w:vanish/></w:rPr><w:t>hidden orders</w:t></w:r>",
+        '<w:r><w:rPr><w:vanish w:val="1"/></w:rPr><w:t>hidden too</w:t></w:r>',
+        '<w:r><w:rPr><w:b/><w:vanish w:val="0"/></w:rPr><w:t>shown again</w:t></w:r>',
+    ]
+    document = read(tmp_path, docx(paragraph("A head", "heading1") + f"<w:p>{''.join(runs)}</w:p>"))
+    assert document.text == "# A head\n\n**shown again**"
+
+
 def test_a_docx_without_its_main_part(tmp_path):
     with pytest.raises(DocumentError, match="is damaged: it cannot be read as a DOCX"):
         read(tmp_path, archive({"[Content_Types].xml": "<x/>", "word/styles.xml": "<x/>"}))

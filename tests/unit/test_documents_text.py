@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lacache_app.documents.headings import markdown_headings, parts_by_headings, plain_title
 from lacache_app.documents.limits import Limits
@@ -107,6 +107,7 @@ def test_what_is_no_running_head_stays(pages):
     assert without_running_heads(pages) == pages
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.sampled_from(["Head", "1", "2", "3", "Text a b c", "Chapter 1", "x-", "y"]), max_size=7), max_size=9
@@ -170,6 +171,7 @@ def test_a_title_under_a_number_is_one_title():
     assert listed == [("ch. 1", "Preface"), ("ch. 2", "A")]
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("#=- ab\n`"), max_size=60))
 def test_parts_cover_any_text(text):
     parts = parts_by_headings(text, markdown_headings(text))
