@@ -47,6 +47,8 @@ class Engine:
     n_gpu_layers  layers offloaded to a GPU, negative = all
     n_threads     None = physical cores
     seed          of the sampler, used by every generation that names none
+    beside        another engine of the same model file, whose weights are used instead of loading them again; it must
+                  live as long as this one
 
     Raises ModelNotFound, DamagedModel, UnsupportedModel, OutOfMemory, PolicyError, UsageError.
     """
@@ -65,6 +67,7 @@ class Engine:
         n_gpu_layers: int = -1,
         n_threads: int | None = None,
         seed: int = 0,
+        beside: Engine | None = None,
     ) -> None:
         start = time.perf_counter()
         if n_ubatch < 1:
@@ -72,7 +75,10 @@ class Engine:
         self.seed = seed
         self.type_k, self.type_v = type_k, type_v
         self.model = resolve(model)
-        self._model = Model(self.model.path, n_gpu_layers)
+        if beside is not None and beside.model.path != self.model.path:
+            raise UsageError(f"{self.model.name} cannot use the weights of {beside.model.name}; name the same model")
+        self._owns_model = beside is None
+        self._model = Model(self.model.path, n_gpu_layers) if beside is None else beside._model
         try:
             self._geometry = KvGeometry.from_metadata(self._model.metadata)
             self.n_ctx = self._budget_cells(n_ctx, kv_budget, n_ubatch)
@@ -92,7 +98,7 @@ class Engine:
                 self._context.close()
                 raise
         except BaseException:
-            self._model.close()
+            self._close_model()
             raise
         self._session = Session(self._model, self._context, self._memory, self.n_ubatch)
         self.policy = self._memory.policy
@@ -138,7 +144,11 @@ class Engine:
     def close(self) -> None:
         """Free model and memory; safe to call twice."""
         self._context.close()
-        self._model.close()
+        self._close_model()
+
+    def _close_model(self) -> None:
+        if self._owns_model:
+            self._model.close()
 
     def __enter__(self) -> Engine:
         return self
