@@ -9,24 +9,15 @@ What it does not know: how it is served (server.py) or what the tabs do. A new t
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import gradio as gr
-from lacache_app.ui import shell
+from lacache_app.ui import chat_tab, compare_tab, documents_tab, memory_panel, models_tab, shell
 from lacache_app.ui.context import Context
 
-
-def _optional(*names: str) -> tuple[ModuleType, ...]:
-    found = [name for name in names if importlib.util.find_spec(f"lacache_app.ui.{name}")]
-    return tuple(importlib.import_module(f"lacache_app.ui.{name}") for name in found)
-
-
-TABS = _optional("chat_tab", "documents_tab", "models_tab", "compare_tab")
-PANEL = _optional("memory_panel")
+TABS: tuple[ModuleType, ...] = (chat_tab, documents_tab, models_tab, compare_tab)
 
 
 @dataclass(frozen=True)
@@ -49,11 +40,8 @@ def build_app(ctx: Context) -> gr.Blocks:
                 for tab in TABS:
                     with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):
                         built.append((tab, tab.build(ctx)))
-                if not TABS:  # until the first one is there
-                    with gr.Tab("Soon", id="soon"):
-                        gr.Markdown("Nothing here yet.")
             with gr.Column(elem_id="lc-side", scale=1, min_width=300):
-                built += [(panel, panel.build(ctx)) for panel in PANEL]
+                built.append((memory_panel, memory_panel.build(ctx)))
         shared = Shared(tabs, conversation, demo)
         for module, own in built:
             module.wire(ctx, own, shared)

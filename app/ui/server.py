@@ -25,13 +25,13 @@ def create_app(ctx: Context, hosts: Hosts, auth: tuple[str, str] | None = None) 
     """The whole app: guard, our routes, Gradio."""
     import gradio as gr
     from fastapi import FastAPI
-    from lacache_app.ui import PANEL, build_app, shell
+    from lacache_app.ui import build_app, memory_panel, shell
     from lacache_app.ui.theme import make_theme
 
     demo = build_app(ctx)
     demo.queue(default_concurrency_limit=8)
     app = FastAPI(title="LaCache", docs_url=None, redoc_url=None, openapi_url=None)
-    app.router.routes += [*shell.routes(ctx), *(route for panel in PANEL for route in panel.routes(ctx))]
+    app.router.routes += [*shell.routes(ctx), *memory_panel.routes(ctx)]
     app = gr.mount_gradio_app(
         app,
         demo,
