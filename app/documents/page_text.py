@@ -14,9 +14,11 @@ from itertools import pairwise
 _N_EDGE = 2  # lines at the top and at the bottom of a page that may be running heads
 _N_HEAD = 80  # characters: longer lines are text
 _N_PAGES = 4  # fewer pages show no pattern
+_N_NUMBERS = 3  # pages that count up are numbered
 _SHARE = 0.3  # of the pages: a head of every second page, with chapters in between
 _BARE_NUMBER = re.compile(
-    r"[\W_]*(?:(?:page|p\.|seite|s\.|página|pagina)\s*)?(\d{1,5})(?:\s*(?:of|/|von|de|sur)\s*\d{1,5})?[\W_]*$", re.I
+    r"[\W_]*(?:(?:page|p\.|seite|s\.|página|pagina)\s*)?(\d{1,5})(?:\s*(?:of|/|von|de|sur)\s*\d{1,5})?[\W_]*$|((?-i:[ivxlc]{1,8}))$",
+    re.IGNORECASE,
 )
 _EDGE_NUMBER = re.compile(r"^(\d{1,5})\s+\D|\D\s+(\d{1,5})$")
 _NUMBERED = re.compile(r"\s*(chapter|section|part|book|kapitel|teil|chapitre|lesson|exercise|slide)\b", re.I)
@@ -64,11 +66,13 @@ def without_running_heads(pages: list[list[str]]) -> list[list[str]]:
         for side in (1, -1):
             for place in [place for place in _edge_places(page) if (place < 0) == (side < 0)]:
                 line, number = page[place], _page_number(page[place])
-                counts_up = number is not None and n_shifted[place, number - at] >= n_needed
+                is_bare = bool(_BARE_NUMBER.match(line))
+                n_least = _N_NUMBERS if is_bare else n_needed  # the front matter counts by itself
+                counts_up = number is not None and n_shifted[place, number - at] >= n_least
                 repeats = n_seen[place, _without_number(line)] >= n_needed and len(line) <= _N_HEAD
                 if not (counts_up or (repeats and number is None)):
                     break
-                if _BARE_NUMBER.match(line) or _without_number(line) in shown:
+                if is_bare or _without_number(line) in shown:
                     drop.add(place % len(page))
                 elif not repeats:
                     break
@@ -114,9 +118,14 @@ def _edge_places(page: list[str]) -> list[int]:
 def _page_number(line: str) -> int | None:
     bare = _BARE_NUMBER.match(line)
     if bare:
-        return int(bare[1])
+        return _roman(bare[2]) if bare[2] else int(bare[1])
     edge = None if _NUMBERED.match(line) else _EDGE_NUMBER.search(line)
     return int(edge[1] or edge[2]) if edge else None
+
+
+def _roman(number: str) -> int:
+    values = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}[letter] for letter in number]
+    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def _without_number(line: str) -> str:

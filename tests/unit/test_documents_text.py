@@ -73,6 +73,12 @@ def test_running_heads_and_page_numbers_go_and_the_first_head_stays():
     assert without_running_heads(pages) == [["Moby Dick", *body(0)], *map(body, range(1, 8))]
 
 
+def test_roman_page_numbers_of_a_front_matter():
+    numbers = ["i", "ii", "iii", "iv", "v", "1", "2", "3", "4", "5", "6", "7", "xiv"]
+    pages = [[*body(n), number] for n, number in enumerate(numbers)]
+    assert without_running_heads(pages) == [*map(body, range(12)), [*body(12), "xiv"]], "xiv does not count up"
+
+
 def test_heads_of_left_and_right_pages_with_numbers():
     pages = [[f"{n + 1} MOBY DICK" if n % 2 else f"THE WHALE {n + 1}", *body(n)] for n in range(8)]
     assert without_running_heads(pages) == [
