@@ -109,7 +109,7 @@ class Context:
         Raises ValueError if llama.cpp refuses it; the memory is empty then.
         """
         self.clear()
-        if not len(data):
+        if not len(data) and not n_cells:
             return
         native.clear_errors()
         n = self._lib.llama_state_seq_set_data(self.ptr, _as_bytes(data), len(data), 0)

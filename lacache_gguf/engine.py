@@ -308,7 +308,7 @@ class Engine:
         budget, KV type or policy; the memory is unchanged then. Load only files that you trust as a program.
         """
         content, arrays = checkpoint.read(Path(path))
-        checkpoint.compare(Path(path), content["of"], self._identity())
+        checkpoint.compare(Path(path), content.get("of"), self._identity())
         transcript = Transcript(self._model)
         try:
             transcript.restore(arrays["text"], arrays["marks"], len(arrays["seen"]) + len(arrays["pending"]))
@@ -316,7 +316,7 @@ class Engine:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointMismatch(f"{path} does not fit this engine: {error}") from error
         self._conversation.transcript = transcript
-        return content["note"]
+        return content.get("note", {})
 
     def _identity(self) -> dict:
         """What a checkpoint must agree in."""
