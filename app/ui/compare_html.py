@@ -1,7 +1,7 @@
 """What the comparison shows: one card per memory, its costs, its answer, and how that differs from the first one's.
 
-What it is: `Slot` (how far a contender is), `fold` (events -> slots) and `cards` (slots -> HTML). Every text, whether of
-a model, a file or an error, is escaped; differences are <ins> and <del>, with words for those who cannot see them.
+What it is: `Slot` (how far a contender is), `fold` (events -> slots) and `cards` (slots -> HTML). Every text of models,
+files and errors is escaped; differences are <ins> and <del>, with words for those who cannot see them.
 What it does not know: gradio, engines.
 """
 

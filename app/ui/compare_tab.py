@@ -138,7 +138,7 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
             budget = whole(mib, "the memory", *_MIB) << 20
             _check_number(contenders)
             slots = [Slot(contender) for contender in contenders]
-            run = ctx.host.start(lambda engine: beside(ctx, question, contenders, budget))
+            run = ctx.host.start(lambda engine: beside(ctx, engine, question, contenders, budget))
             ctx.runs.set(request.session_hash, run, ID)
         except LacacheError as error:
             yield (compare_html.cards([], str(error)), *is_over)
@@ -205,7 +205,7 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
             _check_number(contenders)
             question = Question(prompt, document, whole(max_tokens, "max_tokens", *_TOKENS))
             budget = whole(mib, "mib", *_MIB) << 20
-            run = ctx.host.start(lambda engine: beside(ctx, question, contenders, budget))
+            run = ctx.host.start(lambda engine: beside(ctx, engine, question, contenders, budget))
             events = [event for batch in run.batches() for event in batch]
         except LacacheError as error:
             raise gr.Error(str(error)) from None
@@ -217,15 +217,17 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
 # ---- work ------------------------------------------------------------------------------------------------------------
 
 
-def beside(ctx: Context, question: Question, contenders: list[Contender], budget: int) -> Iterator[Event]:
-    """The comparison as a work of the host: contenders are opened beside its engine, which is not touched, and the
-    memory map shows each while it works."""
+def beside(
+    ctx: Context, engine: Engine, question: Question, contenders: list[Contender], budget: int
+) -> Iterator[Event]:
+    """The comparison as a work of the host: contenders use the weights of its `engine`, whose own memory is not
+    touched, and the memory map shows each while it works."""
     return compare(
         question,
         contenders,
         budget,
         settings=_shared_settings(ctx),
-        open_engine=_opener(ctx),
+        open_engine=_opener(ctx, engine),
         observe=ctx.memory_map.observe,
     )
 
@@ -236,12 +238,12 @@ def _shared_settings(ctx: Context) -> dict[str, Any]:
     return {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in own}
 
 
-def _opener(ctx: Context) -> Callable[..., Any]:
+def _opener(ctx: Context, host_engine: Engine) -> Callable[..., Any]:
     from lacache_app.options import engine_class
 
     @contextmanager
     def opened(**settings: Any) -> Iterator[Engine]:
-        with engine_class()(**settings) as engine, ctx.memory_map.watching(engine):
+        with engine_class()(**settings, beside=host_engine) as engine, ctx.memory_map.watching(engine):
             ctx.memory_map.observe(engine)
             yield engine
 
