@@ -23,15 +23,13 @@ from lacache_gguf.context import Context
 from lacache_gguf.conversation import Conversation
 from lacache_gguf.errors import CheckpointMismatch, UnsupportedModel, UsageError
 from lacache_gguf.events import Progress, Stats, Step
-from lacache_gguf.kv_budget import KvGeometry, parse_budget
+from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
 from lacache_gguf.policies import Full, Policy, default_policy
-from lacache_gguf.sampling import Sampling, nll
+from lacache_gguf.sampling import Sampling
 from lacache_gguf.session import Session
 from lacache_gguf.transcript import Transcript
-
-_N_CTX_DEFAULT = 1024
 
 
 class Engine:
@@ -81,7 +79,7 @@ class Engine:
         self._model = Model(self.model.path, n_gpu_layers) if beside is None else beside._model
         try:
             self._geometry = KvGeometry.from_metadata(self._model.metadata)
-            self.n_ctx = self._budget_cells(n_ctx, kv_budget, n_ubatch)
+            self.n_ctx = self._geometry.budget_cells(n_ctx, kv_budget, n_ubatch, type_k, type_v)
             self.n_ubatch = min(n_ubatch, self.n_ctx)
             self._context = Context(
                 self._model,
@@ -106,22 +104,6 @@ class Engine:
         self.n_ctx_train = self._model.n_ctx_train
         self._conversation = Conversation(self._model, self._session, self._memory)
         self._seconds_load = time.perf_counter() - start
-
-    def _budget_cells(self, n_ctx: int | None, kv_budget: str | int | None, n_ubatch: int) -> int:
-        if n_ctx is not None and kv_budget is not None:
-            raise UsageError(f"n_ctx {n_ctx} and kv_budget {kv_budget} both set the budget; give one of them")
-        budget = parse_budget(kv_budget if kv_budget is not None else n_ctx if n_ctx is not None else _N_CTX_DEFAULT)
-        if budget.n_bytes is not None:
-            return self._geometry.cells_for(budget.n_bytes, n_ubatch, self.type_k, self.type_v)
-        n_train = self._model.n_ctx_train
-        if n_ctx is None and kv_budget is None:
-            return min(budget.n_cells, n_train)
-        if budget.n_cells > n_train:
-            raise UsageError(
-                f"a budget of {budget.n_cells} cells exceeds the {n_train} positions this model was trained on; "
-                f"lower --ctx-size/--kv-budget to {n_train} or less (the text itself may be of any length)"
-            )
-        return budget.n_cells
 
     def _make_memory(self, policy: Policy | None) -> Memory:
         context = self._context
@@ -320,15 +302,9 @@ class Engine:
 
     def _identity(self) -> dict:
         """What a checkpoint must agree in."""
-        return {
-            "model": self.model.name,
-            "model_bytes": self._model.path.stat().st_size,
-            "model_sha256": checkpoint.fingerprint(self._model.path),
-            "n_ctx": self.n_ctx,
-            "type_k": self.type_k,
-            "type_v": self.type_v,
-            "policy": " ".join([self.policy.name, *(f"{name}={value}" for name, value in asdict(self.policy).items())]),
-        }
+        policy = " ".join([self.policy.name, *(f"{name}={value}" for name, value in asdict(self.policy).items())])
+        settings = {"n_ctx": self.n_ctx, "type_k": self.type_k, "type_v": self.type_v, "policy": policy}
+        return {"model": self.model.name, "model_sha256": checkpoint.fingerprint(self.model.path), **settings}
 
     # ---- measuring -------------------------------------------------------------------------------------------------
 
@@ -346,13 +322,4 @@ class Engine:
         if not 1 <= n_ubatch <= n_most:
             raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {n_most}")
         self.reset()
-        result = np.empty(len(tokens) - 1, dtype=np.float32)
-        for first in range(0, len(result), n_ubatch):
-            chunk = tokens[first : min(first + n_ubatch, len(result))]
-            start = time.perf_counter()
-            self._session.feed(chunk, n_block=1, all_logits=True)
-            self._session.seconds["read"] += time.perf_counter() - start
-            self._session.n_read += len(chunk)
-            targets = tokens[first + 1 : first + 1 + len(chunk)]
-            result[first : first + len(chunk)] = nll(self._context.logits(len(chunk)), targets)
-        return result
+        return self._session.nll(tokens, n_ubatch)

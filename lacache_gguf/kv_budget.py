@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from lacache_gguf.errors import DamagedModel, UnsupportedModel, UsageError
 
+_N_CELLS_DEFAULT = 1024
 CELL_STEP = 256
 """llama.cpp allocates KV memory in multiples of this many cells (`GGML_PAD(n_ctx, 256)`, src/llama-context.cpp)."""
 
@@ -149,6 +150,32 @@ class KvGeometry:
             middle = (low + high) // 2
             low, high = (middle, high) if cost(middle) <= budget_bytes else (low, middle)
         return low * CELL_STEP
+
+    def budget_cells(
+        self,
+        n_ctx: int | None,
+        kv_budget: str | int | None,
+        n_ubatch: int = 512,
+        type_k: str = "f16",
+        type_v: str = "f16",
+    ) -> int:
+        """Cells of a budget given as cells (`n_ctx`) or as memory (`kv_budget`); 1,024 or what the model was trained on
+        if neither is given. Raises UsageError for both, or for more than the trained context.
+        """
+        if n_ctx is not None and kv_budget is not None:
+            raise UsageError(f"n_ctx {n_ctx} and kv_budget {kv_budget} both set the budget; give one of them")
+        n_train = self.n_ctx_train or 1 << 24
+        if n_ctx is None and kv_budget is None:
+            return min(_N_CELLS_DEFAULT, n_train)
+        budget = parse_budget(n_ctx if kv_budget is None else kv_budget)
+        if budget.n_bytes is not None:
+            return self.cells_for(budget.n_bytes, n_ubatch, type_k, type_v)
+        if budget.n_cells > n_train:
+            raise UsageError(
+                f"a budget of {budget.n_cells} cells exceeds the {n_train} positions this model was trained on; "
+                f"lower --ctx-size/--kv-budget to {n_train} or less (the text itself may be of any length)"
+            )
+        return budget.n_cells
 
 
 def parse_budget(value: str | int) -> Budget:

@@ -21,7 +21,7 @@ from lacache_gguf.errors import UsageError
 from lacache_gguf.events import Progress, Step
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
-from lacache_gguf.sampling import Sampler, Sampling, log_softmax
+from lacache_gguf.sampling import Sampler, Sampling, log_softmax, nll
 from lacache_gguf.stream import TextStream
 
 
@@ -172,6 +172,21 @@ class Session:
     def _row(self) -> np.ndarray:
         """Logits of the last token fed: float32 [n_vocab]."""
         return self._context.logits()[0] if self._restored_row is None else self._restored_row
+
+    # ---- measuring -------------------------------------------------------------------------------------------------
+
+    def nll(self, tokens: np.ndarray, n_ubatch: int) -> np.ndarray:
+        """Losses in nats, float32 [len(tokens) - 1], of tokens that are fed `n_ubatch` at a time; see Engine.nll."""
+        result = np.empty(len(tokens) - 1, dtype=np.float32)
+        for first in range(0, len(result), n_ubatch):
+            chunk = tokens[first : min(first + n_ubatch, len(result))]
+            start = time.perf_counter()
+            self.feed(chunk, n_block=1, all_logits=True)
+            self.seconds["read"] += time.perf_counter() - start
+            self.n_read += len(chunk)
+            targets = tokens[first + 1 : first + 1 + len(chunk)]
+            result[first : first + len(chunk)] = nll(self._context.logits(len(chunk)), targets)
+        return result
 
     # ---- one at a time ---------------------------------------------------------------------------------------------
 

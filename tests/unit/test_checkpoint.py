@@ -201,6 +201,7 @@ def test_every_difference_is_named(tmp_path):
     checkpoint.compare(tmp_path / "memory.kv", dict(ours), ours)
     with pytest.raises(CheckpointMismatch, match=r"n_ctx 512, type_k q8_0; here it is n_ctx 256, type_k f16"):
         checkpoint.compare(tmp_path / "memory.kv", {**ours, "n_ctx": 512, "type_k": "q8_0"}, ours)
+    checkpoint.compare(tmp_path / "memory.kv", {**ours, "model": "another name of the same file"}, ours)
     for nothing in (None, {}, [], "x"):
         with pytest.raises(CheckpointMismatch, match="model None"):
             checkpoint.compare(tmp_path / "memory.kv", nothing, ours)
