@@ -76,11 +76,11 @@ def instruction(task: Task, kind: str) -> str:
     elif task.instruction.strip():
         sentence = _custom(task.instruction.strip(), kind)
     elif kind == "part":
-        sentence = f"Summarize this part of a longer document in {_part_length(task)}."
+        sentence = f"Summarize the following text in {_part_length(task)}."
     elif kind == "merge":
-        sentence = f"Summarize these notes on a part of a document in {_part_length(task)}."
+        sentence = f"Summarize the following notes in {_part_length(task)}."
     else:
-        sentence = _notes(task)
+        sentence = f"The following notes summarize a document, part by part. Summarize the document {_form(task)}."
     return f"{sentence} {_language(task)}".strip()
 
 
@@ -94,10 +94,6 @@ def _whole(task: Task) -> str:
     if (task.style, task.length) == ("paragraph", "medium"):
         return INSTRUCTION
     return f"Summarize the following document: say what it is about and give its main points {_form(task)}."
-
-
-def _notes(task: Task) -> str:
-    return f"These notes summarize a document part by part. Summarize the whole document {_form(task)}."
 
 
 def _form(task: Task) -> str:

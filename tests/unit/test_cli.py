@@ -230,7 +230,7 @@ def test_policy_flags(fake_engine, lacache, page):
         "the engine's default for 1,024 cells"
     )
     assert policy("--span", "10", "--overlap", "2") == Ladder(span=10, overlap=2, n_recent=512)
-    assert policy("--recent", "100", "-c", "256") == Ladder(span=15, overlap=0, n_recent=100)
+    assert policy("--recent", "100", "-c", "512") == Ladder(span=15, overlap=0, n_recent=100)
     assert policy("--overlap", "1", "--kv-budget", "45MiB") == Ladder(span=15, overlap=1, n_recent=1024), "2,048 cells"
     assert policy("--overlap", "1", "--kv-budget", "4096") == Ladder(span=15, overlap=1, n_recent=2048)
 
