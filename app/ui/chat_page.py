@@ -241,8 +241,9 @@ class ChatPage:
 
     # ---- API ---------------------------------------------------------------------------------------------------------
 
-    def chat(self, message: str, conversation: str = "") -> Iterator[tuple[str, str]]:
-        """Answer a message. Give back the conversation's id to go on with it. -> (answer so far, conversation)"""
+    def chat(self, message: str, conversation: str = "", max_tokens: int = 2048) -> Iterator[tuple[str, str]]:
+        """Answer a message. Give back the conversation's id to go on with it; max_tokens 0: until the model is done.
+        -> (answer so far, conversation)"""
         if conversation and not self.store.has(conversation):
             raise gr.Error(
                 f"there is no conversation {conversation!r}; leave it empty to begin one", print_exception=False
@@ -250,7 +251,8 @@ class ChatPage:
         try:
             conversation = conversation or self.store.create().id
             chat.ask(self.store, conversation, message)
-            turn = Turn(self.store, conversation).start(self.ctx.host)
+            sampling = {**PRESETS[chat.DEFAULT_PRESET], "max_tokens": max_tokens or None}
+            turn = Turn(self.store, conversation, sampling).start(self.ctx.host)
         except LacacheError as error:
             raise gr.Error(str(error), print_exception=False) from None
         for view in turn.views():
