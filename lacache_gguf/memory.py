@@ -90,7 +90,8 @@ class Memory:
             return False
         if n_tokens > self.n_ctx:
             raise MemoryFull(f"{n_tokens} tokens at once do not fit into {self.n_ctx} cells; use a smaller ubatch")
-        n_free = max(n_need, min(self.n_block if n_block is None else n_block, self._n_free_max()))
+        n_most = self.policy.n_free_max(self.n_layer, self.n_cells, self.n_pinned)  # of the cells in use, not of all
+        n_free = max(n_need, min(self.n_block if n_block is None else n_block, n_most))
         start = time.perf_counter()
         plan = self.policy.plan(
             View(self.n_layer, self.n_cells, n_free, self.n_pinned, cursor=self.cursor, sweep=self.sweep)
