@@ -115,6 +115,7 @@ class Downloads:
         self._changed = threading.Condition()
         self._licences: dict[str, str] = {}
         self._jobs: dict[str, _Job] = {}
+        self._aliases: dict[str, str] = {}  # names as they were typed -> full names
         self._revision = 0
         self._restore()
 
@@ -128,7 +129,8 @@ class Downloads:
     def status(self, name: str) -> Status | None:
         """One of them, None if there is none of that name."""
         with self._changed:
-            return self._jobs[name].status if name in self._jobs else None
+            job = self._job(name)
+            return job.status if job else None
 
     def licence(self, name: str) -> str | None:
         """The licence that the hub gave for a downloaded "user/repo:QUANT"."""
@@ -148,7 +150,8 @@ class Downloads:
     # ---- what a person does ----------------------------------------------------------------------------------------
 
     def start(self, text: str) -> str:
-        """Begin to download "user/repo[:QUANT]", or go on with it; returns the name it goes by, at once.
+        """Begin to download "user/repo[:QUANT]", or go on with it. Returns a name for it, at once; `status` has its full
+        name once the hub was asked.
 
         Raises UsageError if `text` names no repository.
         """
@@ -160,7 +163,7 @@ class Downloads:
             )
         name = f"{ref.repo}:{ref.tag}" if ref.tag else ref.repo
         with self._changed:
-            job = self._jobs.get(name)
+            job = self._job(name)
             if job is None:
                 job = self._jobs[name] = _Job(Status(name, "paused"), ref)
             if not job.status.is_active:
@@ -170,14 +173,14 @@ class Downloads:
     def resume(self, name: str) -> None:
         """Go on with a paused or failed download."""
         with self._changed:
-            job = self._jobs.get(name)
+            job = self._job(name)
             if job is not None and not job.status.is_active and job.status.state != "done":
                 self._run(job)
 
     def pause(self, name: str) -> None:
         """Stop it behind the chunk it is at; returns at once. `resume` goes on from there."""
         with self._changed:
-            job = self._jobs.get(name)
+            job = self._job(name)
             if job is not None and job.status.state in ("looking", "running", "checking"):
                 job.stop.set()
                 self._set(job, state="pausing")
@@ -185,7 +188,7 @@ class Downloads:
     def cancel(self, name: str) -> None:
         """Stop it and delete what was downloaded of it, unless it is complete; returns at once."""
         with self._changed:
-            job = self._jobs.get(name)
+            job = self._job(name)
             if job is None:
                 return
             job.is_cancelled = True
@@ -202,6 +205,9 @@ class Downloads:
         for job in jobs:
             if job.thread is not None:
                 job.thread.join(timeout_s)
+
+    def _job(self, name: str) -> _Job | None:
+        return self._jobs.get(self._aliases.get(name, name))
 
     # ---- the threads -----------------------------------------------------------------------------------------------
 
@@ -237,6 +243,7 @@ class Downloads:
         if hub.is_offline():
             raise hub.not_cached(job.ref)
         offer = hub.look_up(job.ref)
+        self._rename(job, offer)
         job.etags = [file.sha256 for file in offer.files if file.sha256]
         if job.stop.is_set():
             raise DownloadStopped("stopped before it began")
@@ -262,6 +269,19 @@ class Downloads:
             job.ref, on_progress, offer=offer, should_stop=job.stop.is_set, on_check=on_check, wait=job.stop.wait
         )
         return path
+
+    def _rename(self, job: _Job, offer: hub.Offer) -> None:
+        """Under its full name, so that one model is one download however it was asked for."""
+        with self._changed:
+            old, job.ref = job.status.name, HubRef(offer.ref.repo, offer.variant.tag)
+            if old == offer.name:
+                return
+            other = self._jobs.get(offer.name)
+            if other is not None and other.status.is_active:
+                raise UsageError(f"{offer.name} is being downloaded already")
+            self._jobs = {offer.name if name == old else name: j for name, j in self._jobs.items() if j is not other}
+            self._aliases[old] = offer.name
+            self._set(job, name=offer.name)
 
     def _set(self, job: _Job, is_stored: bool = True, **changes: Any) -> None:
         """Change a status; the caller holds the lock."""

@@ -170,7 +170,7 @@ def explain(choice: Choice, shape: ModelShape, devices: Sequence[FreeMemory]) ->
     held = reach(policy, shape.n_plan_layers, n_cells, settings.n_ubatch)
     per_cell = shape.geometry.bytes_per_cell(choice.type_k, choice.type_v)
     n_train = shape.geometry.n_ctx_train
-    lines = [f"{n_cells:,} cells of {size_text(per_cell)}: so many tokens fit at a time."]
+    lines = [f"{n_cells:,} cells of {size_text(per_cell)}: room for as many tokens at a time."]
     if isinstance(policy, Full):
         lines.append(f"{pages(n_cells)} sharp, none faint: nothing is forgotten, and it stops when the memory is full.")
     else:

@@ -6,6 +6,7 @@ What it does not know: gradio, how anything is loaded or downloaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -52,15 +53,11 @@ def unusable(entries: Sequence[Entry]) -> str:
 def explanation(found: Explanation) -> str:
     """The answer to the slider."""
     kind = "bad" if not found.fits else "warn" if any(s.is_tight for s in found.memory.shares) else "good"
-    verdict = "Fits" if found.fits else "Does not fit"
-    if found.fits and kind == "warn":
-        verdict = "Fits, but only just"
     lines = "".join(f"<li>{escape(line)}</li>" for line in found.lines)
     warnings = "".join(_note("warn", text) for text in found.warnings)
-    memory = found.memory.text
+    memory = re.sub(r": (fits|does not fit)", r": <b>\1</b>", escape(found.memory.text))
     return (
-        f'<div class="lc-verdict" data-kind="{kind}"><b>{verdict}</b>. '
-        f"<span>{escape(memory[0].upper() + memory[1:])}</span></div>"
+        f'<div class="lc-verdict" data-kind="{kind}">{memory[0].upper()}{memory[1:]}</div>'
         f'<ul class="lc-means">{lines}</ul>{warnings}<p class="lc-small">{escape(assumption())}</p>'
     )
 

@@ -16,6 +16,7 @@ from lacache_app.estimate import FreeMemory, Load, ModelShape, estimate, free_me
 from lacache_app.load_choice import (
     FLASH,
     Choice,
+    SliderRange,
     budget_of,
     budget_range,
     choice_of,
@@ -74,10 +75,10 @@ class ModelsPage:
 
     def relist(self) -> Changes:
         """The list as it is now; what is chosen stays chosen."""
-        changes = self.list(None)
+        entries = self._entries()
         return {
-            self.own.models: gr.Radio(choices=changes[self.own.models].choices),
-            self.own.unusable: changes[self.own.unusable],
+            self.own.models: gr.Radio(choices=_choices(entries)),
+            self.own.unusable: _unusable(entries),
         }
 
     def choose(self, model: str) -> Changes:
@@ -103,11 +104,11 @@ class ModelsPage:
     def list(self, model: str | None) -> Changes:
         """The models and folders as they are now, `model` chosen if it is among them."""
         entries, own, folders = self._entries(), self.own, self._folders()
-        choices = [(models_html.label(entry), entry.id) for entry in entries if entry.can_load]
+        choices = _choices(entries)
         value = model if any(model == id for _label, id in choices) else None
         return {
             own.models: gr.Radio(choices=choices, value=value),
-            own.unusable: models_html.unusable(entries),
+            own.unusable: _unusable(entries),
             own.folders: gr.Dropdown(choices=folders, value=folders, visible=bool(folders)),
         }
 
@@ -153,9 +154,9 @@ class ModelsPage:
         changes: Changes = {own.estimate: self.explain(model, budget_mib, *advanced)}
         if entry is not None and entry.path is not None:
             try:
-                changes[own.budget] = _slider(_shape(entry), _choice(model or "", budget_mib, advanced), self._free())
-                value = changes[own.budget].value
-                changes[own.estimate] = self.explain(model, value, *advanced)
+                found = self._range(_shape(entry), _choice(model or "", budget_mib, advanced))
+                changes[own.budget] = _slider(found)
+                changes[own.estimate] = self.explain(model, found.value, *advanced)
             except LacacheError:
                 pass  # the estimate says it
         return changes
@@ -168,7 +169,7 @@ class ModelsPage:
         try:
             shape = _shape(entry)
             choice = self._usual(entry, shape)
-            slider = _slider(shape, choice, self._free())
+            found = self._range(shape, choice)
         except LacacheError as error:
             return {**changes, own.estimate: models_html.error(page_words(error))}
         advanced = own.advanced
@@ -180,7 +181,7 @@ class ModelsPage:
         types = kv_types_for(shape)
         changes[advanced.type_k] = gr.Dropdown(choices=types, value=choice.type_k)
         changes[advanced.type_v] = gr.Dropdown(choices=types, value=choice.type_v)
-        return {**changes, own.budget: slider, own.estimate: self.explain(entry.id, slider.value, *values)}
+        return {**changes, own.budget: _slider(found), own.estimate: self.explain(entry.id, found.value, *values)}
 
     def _usual(self, entry: Entry, shape: ModelShape) -> Choice:
         """What is set now, for the present model; 1,024 cells and the defaults for another one."""
@@ -189,6 +190,9 @@ class ModelsPage:
         n_mib = shape.geometry.bytes(min(1024, shape.geometry.n_ctx_train or 1024)) / 2**20
         policy = "full" if entry.state == "full only" else "ladder" if shape.n_plan_layers > 1 else "sink_window"
         return Choice(entry.id, n_mib, policy)
+
+    def _range(self, shape: ModelShape, choice: Choice) -> SliderRange:
+        return budget_range(shape, choice, max(device.free_bytes for device in self._free()))
 
     def _free(self) -> list[FreeMemory]:
         """Free memory of every device once the present model has made way, as it does before another one is loaded."""
@@ -266,8 +270,16 @@ def _shape(entry: Entry) -> ModelShape:
     return ModelShape.from_header(entry.header, entry.size_bytes)
 
 
-def _slider(shape: ModelShape, choice: Choice, devices: list[FreeMemory]) -> gr.Slider:
-    found = budget_range(shape, choice, max(device.free_bytes for device in devices))
+def _choices(entries: list[Entry]) -> list[tuple[str, str]]:
+    return [(models_html.label(entry), entry.id) for entry in entries if entry.can_load]
+
+
+def _unusable(entries: list[Entry]) -> gr.HTML:
+    text = models_html.unusable(entries)
+    return gr.HTML(text, visible=bool(text))
+
+
+def _slider(found: SliderRange) -> gr.Slider:
     return gr.Slider(minimum=found.minimum, maximum=found.maximum, step=found.step, value=found.value)
 
 

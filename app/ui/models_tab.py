@@ -89,7 +89,7 @@ def build(ctx: Context) -> ModelsTab:
     with gr.Row(elem_id="model-body"):
         with gr.Column(scale=1):
             models = gr.Radio([], label="Models on this computer", elem_id="model-list")
-            unusable = gr.HTML(elem_id="model-unusable", padding=False)
+            unusable = gr.HTML(elem_id="model-unusable", padding=False, visible=False)
             folder, add_folder, folders, folder_news = _build_folders()
             name, look_up, variants, offer, download, downloads, progress, buttons = _build_downloads()
         with gr.Column(scale=1):
@@ -99,11 +99,11 @@ def build(ctx: Context) -> ModelsTab:
                 info="KV memory: what the model can look back on. It is reserved once and never grows.",
             )  # fmt: skip
             estimate = gr.HTML(elem_id="model-estimate", padding=False)
-            advanced = _build_advanced()
             with gr.Row():
                 load = gr.Button("Load", elem_id="model-load", variant="primary")
                 unload = gr.Button("Unload", elem_id="model-unload")
             status = gr.HTML(models_html.news(""), elem_id="model-status", padding=False)
+            advanced = _build_advanced()
     return ModelsTab(
         present, models, unusable, folder, add_folder, folders, folder_news, name, look_up, variants, offer, download,
         downloads, progress, *buttons, details, budget, estimate, advanced, load, unload, status,

@@ -81,7 +81,7 @@ def parts(tmp_path) -> list:
 def test_a_download_ends_in_the_standard_cache(downloads, server, tmp_path):
     assert downloads.start(f" hf.co/{REPO}:q4_k_m ") == f"{REPO}:q4_k_m"
     status = until(downloads, f"{REPO}:q4_k_m", "done", "failed")
-    assert (status.state, status.error) == ("done", "")
+    assert (status.name, status.state, status.error) == (NAME, "done", ""), "its full name"
     assert (status.n_done, status.n_total, status.share) == (len(DATA), len(DATA), 1.0)
     assert status.text == "2.9 MiB, complete and verified"
     model = resolve(NAME)
@@ -163,6 +163,13 @@ def test_a_second_click_starts_no_second_download(downloads, server):
     server.release()
     until(downloads, NAME, "done")
     assert server.starts == [(FILE, 0)]
+
+
+def test_one_model_is_one_download_however_it_is_called(downloads, server):
+    n_done = paused_at(downloads, server, HELD_AT).n_done
+    until(downloads, downloads.start(REPO), "done")
+    assert [status.name for status in downloads.all()] == [NAME]
+    assert server.starts[-1] == (FILE, n_done), "it went on with what was there"
 
 
 def test_two_programs_do_not_write_the_same_file(downloads, server, tmp_path):
