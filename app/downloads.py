@@ -150,8 +150,8 @@ class Downloads:
     # ---- what a person does ----------------------------------------------------------------------------------------
 
     def start(self, text: str) -> str:
-        """Begin to download "user/repo[:QUANT]", or go on with it. Returns a name for it, at once; `status` has its full
-        name once the hub was asked.
+        """Begin to download "user/repo[:QUANT]", or go on with it. Returns a name for it, at once; its status has the
+        full name once the hub was asked.
 
         Raises UsageError if `text` names no repository.
         """

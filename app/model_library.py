@@ -37,6 +37,7 @@ _NO_KV = {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "modern-bert",
           "llada-moe", "dream"}  # fmt: skip
 _LEARNED = {"gpt2", "starcoder"}
 _SPARSE = {"deepseek32", "glm-dsa"}
+_ALL_WINDOWED = {"lfm2", "lfm2moe"}
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def folder_path(folder: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}; check the spelling")
     try:
-        next(os.scandir(path), None)
+        with os.scandir(path) as entries:
+            next(entries, None)
     except OSError as error:
         raise UsageError(f"the folder {path} cannot be read: {error.strerror or error}") from error
     return path
@@ -161,6 +163,8 @@ def refusal(header: GgufHeader) -> str | None:
         return "it is purely recurrent: its state has a constant size and needs no compaction"
     if arch in _SPARSE:
         return "its KV cache is of a kind (sparse attention, indexer) that has no compaction yet"
+    if arch in _ALL_WINDOWED and header.arch_int("attention.sliding_window") > 0:
+        return "it has no layer with full attention, so there is nothing to compact"
     if header.arch_int("attention.kv_lora_rank") > 0:
         return "it stores compressed keys (MLA), which cannot be re-rotated row by row"
     sections = meta.get(f"{arch}.rope.dimension_sections", "").strip("[]").split(",")
