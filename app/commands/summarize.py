@@ -236,8 +236,11 @@ class _Bar:
     """The reading bar over all stages: tokens of all of them, and the time that reading and writing took so far."""
 
     def __init__(self, on_progress: Callable[..., None]) -> None:
+        from lacache_app.summarize import Meter
+
         self._on_progress, self._start = on_progress, time.monotonic()
         self._stage: Stage | None = None
+        self._meter = Meter()
         self._n_first: int | None = None
 
     @property
@@ -247,20 +250,18 @@ class _Bar:
 
     def update(self, event: Any) -> None:
         """Take a Stage or a Progress."""
+        self._meter.update(event)
         if hasattr(event, "n_stages"):
             self._stage = event
         elif self._stage is None or self._stage.n_stages == 1:
             self._on_progress(event)
         else:
             stage = self._stage
-            n_done = stage.n_before + event.n_done
+            n_done = round(self._meter.fraction * stage.n_total)
             if self._n_first is None:
-                self._n_first = stage.n_before + event.n_before
-            n_total = max(stage.n_total, n_done + (not stage.is_final))
-            if stage.is_final and event.n_done == event.n_total:
-                n_done = n_total
+                self._n_first = stage.n_before
             seconds = time.monotonic() - self._start
-            overall = replace(event, n_done=n_done, n_total=n_total, n_before=self._n_first, seconds=seconds)
+            overall = replace(event, n_done=n_done, n_total=stage.n_total, n_before=self._n_first, seconds=seconds)
             self._on_progress(overall, f"{stage.index + 1}/{stage.n_stages} {stage.title}")
 
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 class Stage:
     """Work on one text begins: the document, a part of it, or summaries that become one.
 
-    n_before   tokens to read in the stages before this one
-    n_total    tokens to read in all stages; an estimate, since some texts are not written yet
+    n_tokens   tokens of this text, without the instructions around it
+    n_before   those of the stages before this one
+    n_total    those of all stages; an estimate, since some texts are not written yet (all 0 where there is one stage)
     is_final   what is written now is the summary itself
     """
 
     index: int
     n_stages: int
     title: str
+    n_tokens: int = 0
     n_before: int = 0
     n_total: int = 0
     is_final: bool = True

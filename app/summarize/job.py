@@ -118,7 +118,8 @@ class Job:
         finally:
             self._owner = None
             if self.is_on_disk:
-                self._write_state()
+                with contextlib.suppress(OSError):  # what is on disk stays as it was; a dead owner is no owner
+                    self._write_state()
 
     def restore(self, engine: Engine, stage: int) -> str:
         """Load what the engine had read in this stage. Returns why that was not possible, "" if it was or there was

@@ -27,6 +27,7 @@ class Meter:
         self.tokens_per_s = 0.0  # reading, new tokens only
         self._read_s, self._n_read = 0.0, 0
         self._stage_read: tuple[float, int] = (0.0, 0)
+        self._n_stage = 0
         self._write_s_each = 0.0  # seconds that writing a token takes
         self._wrote_at: float | None = None
 
@@ -36,6 +37,7 @@ class Meter:
             self._close_stage()
             self.title, self.index, self.n_stages = event.title, event.index, event.n_stages
             self.n_before, self.n_total, self.n_done, self.n_written = event.n_before, event.n_total, 0, 0
+            self._n_stage = event.n_tokens
             self.is_writing, self._wrote_at = False, None
         elif isinstance(event, Result):
             self._close_stage()
@@ -43,7 +45,10 @@ class Meter:
         elif hasattr(event, "n_done"):
             n_new = event.n_done - getattr(event, "n_before", 0)
             self.n_done, self._stage_read = event.n_done, (event.seconds, n_new)
-            self.n_total = max(self.n_total, self.n_before + event.n_total)
+            if self.n_stages == 1:
+                self.n_total = event.n_total
+            else:  # a stage counts what is in its text; the instructions around it and the template come on top
+                self.n_done = round(self._n_stage * event.n_done / max(1, event.n_total))
             seconds, n_read = self._read_s + event.seconds, self._n_read + n_new
             self.tokens_per_s = n_read / seconds if seconds > 0 else 0.0
         elif hasattr(event, "token"):

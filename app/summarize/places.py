@@ -20,7 +20,7 @@ from lacache_app.summarize.events import Place
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _CJK = re.compile(r"[぀-ヿ㐀-鿿가-힯]")
-_END = re.compile(r"""(?<=[.!?…])["”’')\]]*\s+(?=["“‘'(\[*_]*[^\W\d_a-zß-öø-ÿ]|["“‘'(\[]*\d)|(?<=[。！？])""")
+_END = re.compile(r"""((?<=[.!?…])["”’')\]]*)\s+(?=["“‘'(\[*_]*[^\W\d_a-zß-öø-ÿ]|["“‘'(\[]*\d)|(?<=[。！？])""")
 _NO_END = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Sr|Jr|vs|etc|No|pp?|ch|vol|e\.g|i\.e|cf|bzw|z\.B)|\b\w)\.$")
 _BULLET = re.compile(r"^(\s*(?:[-*+•]|\d+[.)]|#+)\s+)?(.*?)(\s*)$", re.DOTALL)
 _N_SHARED_MIN = 2  # words that must be shared: one may be chance
@@ -103,13 +103,23 @@ def sentences(summary: str) -> Iterator[Sentence]:
     for number, line in enumerate(summary.split("\n")):
         lead, body, _ = _BULLET.match(line).groups()  # type: ignore[union-attr]
         text = ""
-        for piece in _END.split(body):
+        for piece in _pieces(body):
             text = f"{text} {piece}".strip() if text else piece.strip()
             if text and not _NO_END.search(text):
                 yield Sentence(text, number, lead or "")
                 text = ""
         if text:
             yield Sentence(text, number, lead or "")
+
+
+def _pieces(body: str) -> Iterator[str]:
+    """A line cut behind what may be ends of sentences, closing quotes kept with them."""
+    start = 0
+    for match in _END.finditer(body):
+        end = match.end(1) if match[1] is not None else match.end()
+        yield body[start:end]
+        start = match.end()
+    yield body[start:]
 
 
 def _words(text: str) -> Iterator[str]:

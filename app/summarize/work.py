@@ -76,7 +76,7 @@ class _Work:
         self.engine, self.document, self.task, self.job = engine, document, task, job
         self.max_tokens, self.sampling = max_tokens, sampling
         self.nodes: list[Node] = []
-        self.n_before = self.n_total = 0
+        self.n_before = self.n_stage = self.n_total = 0
         self.prompt = self.answer = self.finish_reason = ""
 
     def run(self) -> Iterator[Event]:
@@ -112,7 +112,9 @@ class _Work:
         for index in range(len(texts), len(nodes)):
             node, is_final = nodes[index], index == len(nodes) - 1
             self.n_before = sum(node.n_tokens for node in nodes[:index])
-            yield Stage(index, len(nodes), self._title(node, is_final), self.n_before, self.n_total, is_final)
+            self.n_stage = node.n_tokens
+            title = self._title(node, is_final)
+            yield Stage(index, len(nodes), title, node.n_tokens, self.n_before, self.n_total, is_final)
             kind = "part" if not node.children else "notes" if is_final else "merge"
             most = self.max_tokens if is_final else self.task.n_part
             text = yield from self._write(index, kind, self._source(node, texts), most)
@@ -176,9 +178,11 @@ class _Work:
         return self.answer
 
     def _count(self, progress: Progress) -> None:
-        if self.job:
-            self.job.n_done = self.n_before + progress.n_done
-            self.job.n_total = max(self.n_total, self.n_before + progress.n_total)
+        if self.job and not self.n_total:
+            self.job.n_done, self.job.n_total = progress.n_done, progress.n_total
+        elif self.job:
+            self.job.n_done = self.n_before + round(self.n_stage * progress.n_done / progress.n_total)
+            self.job.n_total = self.n_total
 
     def _finish(self, text: str, summary: str, places: tuple[Place, ...]) -> Iterator[Event]:
         result = Result(text, places, summary, self.finish_reason or "stop", self.prompt, self.answer)

@@ -123,8 +123,8 @@ class DocumentsPage:
     # ---- the summary -----------------------------------------------------------------------------------------------
 
     def begin(
-        self, document: Document | None, due: Due | None, mode: str, style: str, length: str, language: str,
-        instruction: str, request: gr.Request,
+        self, document: Document | None, due: Due | None, mode: str, style: str, length: str, language: str | None,
+        instruction: str | None, request: gr.Request,
     ) -> Changes:  # fmt: skip
         """Start: queue the summary and paint it as waiting."""
         if document is None:
@@ -132,7 +132,7 @@ class DocumentsPage:
         if _is_busy(due):
             return {}
         try:
-            task = Task(mode, style, length, language.strip(), instruction.strip())
+            task = Task(mode, style, length, (language or "").strip(), (instruction or "").strip())
             self.jobs.prune()
             job = self.jobs.create(document, task, keep=True)
             return self._queue(Reading(document, task, job), request)
@@ -292,7 +292,8 @@ class DocumentsPage:
         """Summarize one uploaded file; yields the Markdown so far, at last the whole. Raises gr.Error."""
         try:
             document = read_document(self._uploaded(file), name=Path(file).name)
-            reading = Reading(document, Task(mode, style, length, language, instruction)).start(self.ctx.host)
+            task = Task(mode, style, length, language or "", instruction or "")
+            reading = Reading(document, task).start(self.ctx.host)
         except LacacheError as error:
             raise gr.Error(str(error), print_exception=False) from None
         shown, shown_at = "", 0.0

@@ -76,11 +76,11 @@ def build(ctx: Context) -> DocumentsTab:
             with gr.Row():
                 style = gr.Dropdown(STYLES, value="paragraph", label="Style", elem_id="doc-style")
                 language = gr.Textbox(
-                    label="Language", placeholder="the document's", max_lines=1, max_length=60, elem_id="doc-language",
-                    info="by name, such as German; small models know few",
+                    "", label="Language", placeholder="the document's", max_lines=1, max_length=60,
+                    info="by name, such as German; small models know few", elem_id="doc-language",
                 )  # fmt: skip
             instruction = gr.Textbox(
-                label="Instead of summarizing", placeholder="List the people and what they want.", lines=2,
+                "", label="Instead of summarizing", placeholder="List the people and what they want.", lines=2,
                 max_length=4000, elem_id="doc-instruction",
             )  # fmt: skip
         with gr.Row(elem_id="doc-buttons"):
