@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacache_app import options
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         jobs = Jobs(data_dir())
         jobs.prune()
         job = jobs.create(document, task)
+        path = Path(args.model).expanduser()
+        job.engine = {"model": str(path.absolute()) if path.exists() else args.model}
     with options.open_engine(args, terminal) as engine:
         stream = summarize(engine, document, task, job=job, **options.sampling_settings(args))
         return _show(stream, engine, document, job, args, terminal)

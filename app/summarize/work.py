@@ -53,7 +53,7 @@ def summarize(
     most = task.n_final if max_tokens is None else max_tokens
     if job is not None:
         job.sampling = {**sampling, "max_tokens": most}
-        job.engine = engine_identity(engine)
+        job.engine = {**engine_identity(engine), **job.engine}
     with job.working() if job else nullcontext():
         yield from _Work(engine, document, task, job, most, sampling).run()
 
