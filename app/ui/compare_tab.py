@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 ID, TITLE = "compare", "Compare"
 KINDS = [
-    ("Ladder: thins old text step by step", "ladder"),
-    ("First and newest tokens only", "sink_window"),
-    ("Full cache: forgets nothing", "full"),
+    ("Ladder", "ladder"),
+    ("First and newest", "sink_window"),
+    ("Full cache", "full"),
     ("none", ""),
 ]
 KV_TYPES = [
@@ -38,7 +38,7 @@ KV_TYPES = [
     ("4 bits", "q4_0/q4_0"),
 ]
 FIRST_CHOICE = ("ladder", "sink_window", "full", "")
-_MIB = (1, 4096)
+_MIB = (1, 1 << 20)
 _TOKENS = (8, 1024)
 _DEFAULT_MIB = 16
 
@@ -125,10 +125,9 @@ def _build_row(number: int, kind: str) -> Row:
 
 def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
     """The events, and the endpoint /compare."""
-    del shared
 
     def run(
-        prompt: str, document: str, file: str | None, mib: float, n_tokens: float, *values: Any, request: gr.Request
+        request: gr.Request, prompt: str, document: str, file: str | None, mib: float, n_tokens: float, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         is_running = (gr.Button(interactive=False), gr.Button(interactive=True))
         is_over = (gr.Button(interactive=True), gr.Button(interactive=False))
@@ -190,6 +189,11 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         trigger_mode="always_last",
         api_visibility="private",
     )
+
+    shared.tabs.select(
+        lambda: gr.Slider(maximum=_largest_mib(ctx)), None, own.mib, queue=False, show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
 
     def compare_memories(
         prompt: str,
@@ -314,11 +318,23 @@ def _sizes(ctx: Context, mib: int, rows: list[tuple[Any, ...]]) -> str:
     return _note("   ".join(words))
 
 
+def _largest_mib(ctx: Context) -> int:
+    """A memory that holds the model's whole trained context in 16 bits: more would not be used."""
+    from lacache_gguf.gguf_header import read_header
+    from lacache_gguf.kv_budget import KvGeometry
+
+    try:
+        geometry = KvGeometry.from_metadata(read_header(_model_path(ctx.host.settings.model)).metadata)
+    except LacacheError:
+        return 1024
+    return min(_MIB[1], max(_DEFAULT_MIB, -(-geometry.bytes(geometry.n_ctx_train or 8192) // 2**20)))
+
+
 @functools.lru_cache(maxsize=8)
 def _model_path(model: str) -> Any:
     from lacache_gguf.catalog import resolve
 
-    return resolve(model).path
+    return resolve(model, allow_download=False).path
 
 
 def _note(text: str) -> str:

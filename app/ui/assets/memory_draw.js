@@ -8,7 +8,7 @@ const LABEL = 16; // px above and below a band, for its axis
 
 // Stops of the scale in OKLab lightness order: how much of a bin a layer holds. One hue family, so it reads in grey too.
 const SCALES = {
-  dark: { gone: "#20262b", stops: ["#22434b", "#1f6f78", "#2fa79f", "#7fd8b8", "#e2fbd9"], ember: "#ff9a4d", pin: "#c9a6ff" },
+  dark: { gone: "#20262b", stops: ["#22434b", "#1f6f78", "#2fa79f", "#7fd8b8", "#d2f7dc"], ember: "#ff9a4d", pin: "#c9a6ff" },
   light: { gone: "#eceae4", stops: ["#d3e5e1", "#94c9c4", "#4399a0", "#176577", "#0b3247"], ember: "#e8590c", pin: "#6b3fb5" },
 };
 

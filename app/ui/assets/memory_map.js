@@ -152,7 +152,7 @@ class MemoryMapElement extends HTMLElement {
         if (k + shift < 0) continue;
         const gone = (old.rows[before.rowOf[il] * old.nBins + k + shift] - fresh.rows[now.rowOf[il] * fresh.nBins + k]) / 255;
         const left = before.glow ? before.glow[il * old.nBins + k + shift] : 0;
-        const value = Math.min(1, Math.max(left, gone > 0 ? 0.25 + gone : 0));
+        const value = Math.min(1, Math.max(left, gone > 0 ? 0.4 + gone : 0));
         glow[il * fresh.nBins + k] = value;
         most = Math.max(most, value);
       }
@@ -204,6 +204,7 @@ class MemoryMapElement extends HTMLElement {
     gauge.ariaValueMax = String(news.n_ctx);
     gauge.ariaValueText = `${this.parts.cells.textContent}, ${this.parts.bytes.textContent}`;
     this.parts.empty.hidden = news.n_seen > 0;
+    if (!news.n_seen) this.parts.text.replaceChildren();
     const story = this.story();
     set("story", story);
     this.canvas.setAttribute("aria-label", `Memory map. ${story}`);
@@ -340,9 +341,8 @@ class MemoryMapElement extends HTMLElement {
     const [from, to] = domain(scene, at.band);
     const middle = x ?? band.x + (band.w * ((at.first + at.last) / 2 - from)) / (to - from);
     const left = Math.max(0, Math.min(this.at.width - tip.offsetWidth, middle - tip.offsetWidth / 2));
-    const below = band.y + band.h + 8;
-    const isAbove = at.band === "closeUp";
-    tip.style.transform = `translate(${left}px, ${isAbove ? band.y - tip.offsetHeight - 8 : below}px)`;
+    const top = at.band === "overview" ? band.y + band.h + 8 : Math.max(0, band.y - tip.offsetHeight - 8);
+    tip.style.transform = `translate(${left}px, ${top}px)`;
     if (this.isSpeaking) this.parts.said.textContent = `${range}, ${held}. ${text}`;
     this.isSpeaking = false;
   }
@@ -373,9 +373,9 @@ class MemoryMapElement extends HTMLElement {
       font: style.fontFamily || "system-ui",
     };
     const table = colours(theme);
-    const stops = [0, 1, 8, 32, 64, 128, 192, 255].map((i) => `${css(table[i])} ${Math.round((100 * i) / 255)}%`);
     const { ember, pin } = accents(theme);
-    this.style.setProperty("--scale", `linear-gradient(90deg, ${css(table[0])} 0 14%, ${[1, 16, 64, 128, 255].map((i, k) => `${css(table[i])} ${14 + 21.5 * k}%`)})`);
+    const stops = [1, 16, 64, 128, 255].map((share, k) => `${css(table[share])} ${14 + 21.5 * k}%`);
+    this.style.setProperty("--scale", `linear-gradient(90deg, ${css(table[0])} 0 14%, ${stops})`);
     this.style.setProperty("--fill", css(table[isDark ? 150 : 190]));
     this.style.setProperty("--ember", ember);
     this.style.setProperty("--pin", pin);
