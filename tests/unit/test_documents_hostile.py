@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 from golden.documents.make_samples import samples
-from golden.documents.writers import archive, docx, epub, paragraph, pdf, xhtml
+from golden.documents.writers import Packed, archive, docx, epub, paragraph, pdf, xhtml
 from lacache_app.documents import DocumentError, Limits, child, loaders, read_document, worker
 from lacache_app.documents.safe_xml import check_xml, parse_xml
 from lacache_app.documents.tags import clean_html
@@ -50,6 +50,16 @@ def test_a_zip_bomb(tmp_path, make):
     assert len(bomb) < 100_000
     with pytest.raises(DocumentError, match=r"f is a zip bomb: '.*' unpacks from [\d,]+ to 30,000,\d+ bytes"):
         read(tmp_path, bomb)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS")
+def test_a_pdf_that_unpacks_without_end(tmp_path):
+    bomb = pdf([Packed(b"BT /F1 11 Tf 56 700 Td " + b"(bomb) Tj " * 6_000_000 + b"ET")])
+    assert len(bomb) < 10_000
+    with pytest.raises(
+        DocumentError, match=r"f (made its reader crash|needed more than 400 MiB|took|is damaged)"
+    ):
+        read(tmp_path, bomb, Limits(memory_bytes=400 << 20, seconds=60))
 
 
 def test_many_modest_entries_are_a_bomb_too(tmp_path):

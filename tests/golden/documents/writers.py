@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -37,8 +38,12 @@ class Picture:
     """A page that is a picture, as a scanner makes it."""
 
 
+class Packed(bytes):
+    """A page's content stream, deflated twice: a gigabyte takes a few kilobytes."""
+
+
 def pdf(
-    pages: Sequence[Sequence[str] | Picture],
+    pages: Sequence[Sequence[str] | Picture | Packed],
     outline: Sequence[tuple[str, int]] = (),
     password: str | None = None,
     leading: int = 14,
@@ -53,14 +58,18 @@ def pdf(
     page_numbers, outline_numbers = [], []
     for lines in pages:
         page_numbers.append(n_fixed + len(bodies) + 1)
-        content = (
-            b"" if not lines else _picture_content() if isinstance(lines, Picture) else _text_content(lines, leading)
-        )
+        content, filters = b"", b""
+        if isinstance(lines, Packed):
+            content, filters = zlib.compress(zlib.compress(lines, 9), 9), b"/Filter [/FlateDecode /FlateDecode]"
+        elif isinstance(lines, Picture):
+            content = _picture_content()
+        elif lines:
+            content = _text_content(lines, leading)
         bodies.append(
             b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents %d 0 R "
             b"/Resources << /Font << /F1 3 0 R >> /XObject << /P1 4 0 R >> >> >>" % (page_numbers[-1] + 1)
         )
-        bodies.append(_stream(content))
+        bodies.append(_stream(content, filters))
     for number, (title, page) in enumerate(outline):
         this = n_fixed + len(bodies) + 1
         outline_numbers.append(this)
