@@ -247,6 +247,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("LACACHE_DATA_DIR", str(home / "data"))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
 
 
