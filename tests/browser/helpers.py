@@ -1,0 +1,37 @@
+"""What several browser tests do: open the app, go to a tab, ask the server without a browser."""
+
+from __future__ import annotations
+
+import http.client
+
+TABS = ("chat", "documents", "models", "compare")
+
+
+def wait_until_ready(page, server) -> None:
+    """The page is there and has the server's status."""
+    from playwright.sync_api import expect
+
+    page.goto(server.url)
+    expect(page.locator("#lc-model")).not_to_be_empty()
+    expect(page.locator("#chat-input textarea")).to_be_visible()
+
+
+def tabs_there(page) -> list[str]:
+    return [name for name in TABS if page.locator(f"#tab-{name}-button").count()]
+
+
+def open_tab(page, name: str) -> None:
+    from playwright.sync_api import expect
+
+    page.locator(f"#tab-{name}-button").click()
+    expect(page.locator(f"#tab-{name}")).to_be_visible()
+
+
+def ask(server, method: str, path: str, headers: dict[str, str], body: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
