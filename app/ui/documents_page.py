@@ -130,7 +130,7 @@ class DocumentsPage:
         if document is None:
             return {self.own.progress: show.alert("There is no document yet: drop one above.")}
         if _is_busy(due):
-            return {}
+            return self._nothing()
         try:
             task = Task(mode, style, length, (language or "").strip(), (instruction or "").strip())
             self.jobs.prune()
@@ -142,7 +142,7 @@ class DocumentsPage:
     def go_on(self, job_id: str | None, due: Due | None, request: gr.Request) -> Changes:
         """Go on with a job; a finished one is shown again."""
         if _is_busy(due):
-            return {}
+            return self._nothing()
         try:
             job = self.jobs.get(job_id or "")
             if job.result is not None:
@@ -172,7 +172,7 @@ class DocumentsPage:
         """Paint the summary that is due until it is over."""
         own = self.own
         if due is None or due.is_taken:
-            yield {}
+            yield self._nothing()
             return
         due.is_taken, shown, view = True, "", View("waiting")
         for view in due.reading.views():
@@ -184,7 +184,7 @@ class DocumentsPage:
                 changes[own.result] = show.safe_markdown(view.text)
             yield changes
         yield self._over(due.reading, view)
-        yield {}  # Gradio repeats an event's last chunk at its end, when others may have painted
+        yield self._nothing()  # Gradio repeats an event's last chunk at its end, when others may have painted
 
     def _over(self, reading: Reading, view: View) -> Changes:
         changes = {**self._settled(), self.own.progress: show.progress(view)}
@@ -211,6 +211,9 @@ class DocumentsPage:
         path = folder / f"{stem}-summary.md"
         path.write_text(f"# {finished.name}\n\n{finished.result.text}\n", encoding="utf-8")
         return str(path)
+
+    def _nothing(self) -> Changes:
+        return {self.own.progress: gr.skip()}
 
     def _settled(self) -> Changes:
         """Nothing is under way."""
@@ -263,7 +266,7 @@ class DocumentsPage:
     def to_chat(self, finished: Finished | None) -> Changes:
         """Make a conversation of what was asked and answered, and open it; the memory is warm, or is loaded again."""
         if finished is None:
-            return {}
+            return {self.shared.conversation: gr.skip()}
         result = finished.result
         talk = self.ctx.store.create(f"{finished.name}", settings={"pinned": finished.pinned})
         how = "part by part, from their summaries" if finished.task.mode == "parts" else "as a whole"

@@ -1,0 +1,90 @@
+"""From a summary to a chat about it: the memory stays warm, also when something else was asked in between."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from lacache_app.chat import Turn, ask
+from lacache_app.documents import Document
+from lacache_app.host import EngineHost, EngineSettings
+from lacache_app.store import Store
+from lacache_app.summarize import Jobs, Task
+from lacache_app.summarize.reading import Reading
+
+from lacache_gguf.events import Progress
+
+pytestmark = pytest.mark.model
+
+TEXT = "The lighthouse keeper wrote one line every night. Ships came and went, and the sea kept its own diary. " * 20
+
+
+@pytest.fixture
+def app(model_path, tmp_path):
+    """A documents page and what it works with, without a browser."""
+    gradio = pytest.importorskip("gradio")
+    from lacache_app.ui import documents_tab
+    from lacache_app.ui.context import Context
+    from lacache_app.ui.documents_page import DocumentsPage
+
+    host = EngineHost(EngineSettings(model=str(model_path), n_ctx=256, n_threads=2))
+    ctx = Context(host, Store(tmp_path / "chats.sqlite3"), tmp_path, SimpleNamespace())
+    with gradio.Blocks():
+        own = documents_tab.build(ctx)
+        shared = SimpleNamespace(tabs=gradio.Tabs(), conversation=gradio.State(""))
+    yield SimpleNamespace(host=host, store=ctx.store, page=DocumentsPage(ctx, own, shared), shared=shared, own=own)
+    host.shutdown()
+    ctx.store.close()
+
+
+def summarized(app, mode: str):
+    job = app.page.jobs.create(Document("diary.txt", TEXT), Task(mode, length="short"), keep=True)
+    reading = Reading(Document("diary.txt", TEXT), job.task, job).start(app.host)
+    view = list(reading.views())[-1]
+    assert view.state == "done", view.error
+    return app.page._over(reading, view)[app.own.finished]
+
+
+def first_progress(app, conversation: str) -> Progress:
+    """Ask in the conversation; the first event of the reading."""
+    ask(app.store, conversation, "Who writes every night?")
+    turn = Turn(app.store, conversation, {"temperature": 0.0, "max_tokens": 4}).start(app.host)
+    return next(view.progress for view in turn.views(0.0) if view.progress)
+
+
+@pytest.mark.parametrize("mode", ["whole", "parts"])
+@pytest.mark.parametrize("is_disturbed", [False, True], ids=["at once", "after another question"])
+def test_the_next_question_reads_only_the_new_message(app, mode, is_disturbed):
+    finished = summarized(app, mode)
+    if is_disturbed:
+        other = app.store.create()
+        first_progress(app, other.id)
+    conversation = app.page.to_chat(finished)[app.shared.conversation]
+    said = app.store.messages(conversation)
+    assert [message.role for message in said] == ["user", "assistant"]
+    assert said[0].display.startswith("Summary of diary.txt")
+    assert said[1].content == finished.result.answer
+    progress = first_progress(app, conversation)
+    assert progress.n_total - progress.n_before < 40
+    assert progress.n_before >= 100
+
+
+def test_a_forgotten_job_is_read_again(app):
+    finished = summarized(app, "whole")
+    first_progress(app, app.store.create().id)
+    app.page.jobs.delete(finished.job_id)
+    conversation = app.page.to_chat(finished)[app.shared.conversation]
+    assert first_progress(app, conversation).n_before == 0
+
+
+def test_a_shown_job_can_be_continued_after_a_restart(app, tmp_path):
+    """As after a restart: only what is on disk, and an engine that has read nothing."""
+    summarized(app, "whole")
+    app.host.drop()
+    assert app.host.wait_idle(60)
+    (job,) = Jobs(tmp_path).finished()
+    shown = app.page.go_on(job.id, None, SimpleNamespace(session_hash="x"))
+    finished = shown[app.own.finished]
+    conversation = app.page.to_chat(finished)[app.shared.conversation]
+    progress = first_progress(app, conversation)
+    assert progress.n_total - progress.n_before < 40
