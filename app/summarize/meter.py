@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lacache_app.summarize.events import Place, Result, Stage
+from lacache_app.summarize.task import N_READ_MAX, Task
 
 _SMOOTH = 0.3  # weight of the newest measurement of a writing speed
 
@@ -25,10 +26,10 @@ class Meter:
         self.title, self.index, self.n_stages, self.is_writing = "", 0, 1, False
         self.n_total = self.n_before = self.n_done = self.n_written = 0
         self.tokens_per_s = 0.0  # reading, new tokens only
+        self.write_s = 0.0  # seconds that writing a token takes
         self._read_s, self._n_read = 0.0, 0
         self._stage_read: tuple[float, int] = (0.0, 0)
         self._n_stage = 0
-        self._write_s_each = 0.0  # seconds that writing a token takes
         self._wrote_at: float | None = None
 
     def update(self, event: Any) -> None:
@@ -55,8 +56,8 @@ class Meter:
             now = self._clock()
             if self._wrote_at is not None:
                 spent = now - self._wrote_at
-                known = self._write_s_each
-                self._write_s_each = spent if not known else known + _SMOOTH * (spent - known)
+                known = self.write_s
+                self.write_s = spent if not known else known + _SMOOTH * (spent - known)
             self.is_writing, self._wrote_at, self.n_written = True, now, self.n_written + 1
         elif isinstance(event, Place):
             self.n_written = 0
@@ -70,6 +71,14 @@ class Meter:
         """Share of all text that was read, 0 .. 1."""
         return min(1.0, (self.n_before + self.n_done) / self.n_total) if self.n_total else 0.0
 
+    @staticmethod
+    def expected_s(n_tokens: float, task: Task, n_ctx: int, tokens_per_s: float, write_s: float) -> float:
+        """About how many seconds a document of so many tokens will take at these speeds."""
+        n_parts = 0.0
+        if task.mode == "parts" and n_tokens > n_ctx / 2:
+            n_parts = 1.25 * n_tokens / min(n_ctx / 2, N_READ_MAX)  # with the summaries of summaries
+        return n_tokens / tokens_per_s + (n_parts * task.n_part + task.n_final) * write_s
+
     @property
     def eta_s(self) -> float | None:
         """Seconds left, reading and writing; None before anything was measured."""
@@ -78,4 +87,4 @@ class Meter:
         n_left = max(0, self.n_total - self.n_before - self.n_done)
         n_texts = max(0, self.n_stages - self.index)
         n_to_write = max(0, n_texts * self._n_write - self.n_written)
-        return n_left / self.tokens_per_s + n_to_write * self._write_s_each
+        return n_left / self.tokens_per_s + n_to_write * self.write_s

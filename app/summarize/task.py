@@ -24,6 +24,8 @@ N_FINAL = {"short": 96, "medium": 256, "long": 640}
 """Most tokens of the final summary, for each length."""
 N_PART = {"short": 64, "medium": 96, "long": 160}
 """Most tokens of the summary of a part."""
+N_READ_MAX = 3072
+"""Most tokens read for the summary of a part: more is summed up too coarsely, whatever fits into the memory."""
 
 _SENTENCES = {"short": "two sentences", "medium": "a few sentences", "long": "several paragraphs"}
 _POINTS = {"short": "three short points", "medium": "five to seven points", "long": "ten to fifteen points"}

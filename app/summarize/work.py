@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lacache_app.summarize.events import Note, Place, Result, Stage
 from lacache_app.summarize.places import cite, marked, sentences
-from lacache_app.summarize.task import N_PART, Task, instruction, message
+from lacache_app.summarize.task import N_PART, N_READ_MAX, Task, instruction, message
 from lacache_app.summarize.tree import Node, listed, plan
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
     from lacache_gguf.events import Progress
 
-_N_READ_MAX = 3072  # tokens for one summary of a part: more is summarized too coarsely, whatever fits into the memory
 _N_TEMPLATE = 48  # tokens that a chat template puts around a message, its default system message included
 
 Event = Any  # Stage | Progress | Step | Place | Note | Result
@@ -199,9 +198,9 @@ def part_sizes(engine: Engine, task: Task) -> tuple[int, int]:
     A part, the instruction on both sides and the answer fill about half of the memory, so nothing of it is thinned.
     """
     n_told = 2 * len(engine.tokenize(instruction(task, "part"))) + _N_TEMPLATE
-    n_read = max(64, min(_N_READ_MAX, engine.n_ctx // 2, engine.n_ctx - n_told - task.n_part))
+    n_read = max(64, min(N_READ_MAX, engine.n_ctx // 2, engine.n_ctx - n_told - task.n_part))
     n_told = 2 * len(engine.tokenize(instruction(task, "notes"))) + _N_TEMPLATE
-    n_notes = max(64, min(_N_READ_MAX, engine.n_ctx - n_told - task.n_final))
+    n_notes = max(64, min(N_READ_MAX, engine.n_ctx - n_told - task.n_final))
     return n_read, max(2, n_notes // (task.n_part + 2))
 
 

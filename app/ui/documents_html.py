@@ -16,7 +16,8 @@ KINDS = {
 }  # fmt: skip
 EMPTY = (
     '<div class="doc-empty"><p><strong>Drop in a document.</strong> A book, a report, a contract, the minutes of a '
-    "meeting: PDF, Word, EPUB, web page, Markdown or text, of any length. Several files are read as one.</p>"
+    "meeting: PDF, Word, EPUB, web page, Markdown or text, of any length, up to 256 MiB. Several files are read as "
+    "one.</p>"
     "<p>Then press <em>Start</em>. Nothing leaves this computer.</p></div>"
 )
 # an image, a frame or a style in a document or an answer would be fetched by the page that shows it

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from lacache_app.documents import Document, join, read_document
+from lacache_app.options import N_CTX_DEFAULT
 from lacache_app.reach import pages
 from lacache_app.settings import load_value, save_value
-from lacache_app.summarize import Job, Jobs, Result, Task, message
+from lacache_app.summarize import Job, Jobs, Meter, Result, Task, message
 from lacache_app.summarize.reading import Reading, View, fingerprint
 from lacache_app.ui import documents_html as show
 from lacache_app.ui.context import Context
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 ID = "documents"
 N_LISTED = 8  # jobs offered to go on with
+_HOW = {"parts": "part by part", "whole": "as a whole"}
 _CHARS_PER_TOKEN = 4.0  # of English, until a document was read with this model
 Changes = dict[Any, Any]  # component -> new value
 
@@ -108,7 +110,8 @@ class DocumentsPage:
         status = self.ctx.host.status()
         n_tokens = len(document.text) / (pace.get("chars_per_token") or _CHARS_PER_TOKEN)
         words = [f"About {_rounded(n_tokens):,} tokens ({pages(n_tokens)})."]
-        n_ctx = status.n_ctx or self.ctx.host.settings.n_ctx or 0
+        settings = self.ctx.host.settings
+        n_ctx = status.n_ctx or settings.n_ctx or (N_CTX_DEFAULT if settings.kv_budget is None else 0)
         if n_ctx and n_tokens <= 0.9 * n_ctx:
             words.append("It fits into the memory: every word stays sharp.")
         elif n_ctx:
@@ -116,9 +119,12 @@ class DocumentsPage:
                 f"That is {n_tokens / n_ctx:,.1f} times the memory: read as a whole, the newest part stays sharp and "
                 "the rest is thinned; part by part, every part is read sharp."
             )
-        if speed := pace.get("tokens_per_s"):
-            words.append(f"Reading it takes about {show.duration(n_tokens / speed)}, as fast as the last one.")
-        return " ".join(words)
+        if not (n_ctx and pace.get("tokens_per_s") and pace.get("write_s")):
+            return " ".join([*words, "How long it takes will be known after a few seconds of reading."])
+        speeds = n_ctx, pace["tokens_per_s"], pace["write_s"]
+        seconds = {how: Meter.expected_s(n_tokens, Task(mode), *speeds) for mode, how in _HOW.items()}
+        times = [f"{show.duration(value)} {how}" for how, value in seconds.items()]
+        return " ".join([*words, f"It takes about {' or '.join(times)}, at the speed of the last one."])
 
     # ---- the summary -----------------------------------------------------------------------------------------------
 
@@ -225,12 +231,14 @@ class DocumentsPage:
         }
 
     def _remember(self, reading: Reading, view: View) -> None:
-        """Speed and token length, to say beforehand how long the next one takes."""
-        if view.tokens_per_s <= 0:
+        """Speeds and characters per token, to say beforehand how long the next one takes."""
+        meter = reading.meter
+        if view.state != "done" or meter.tokens_per_s <= 0:
             return
         known = load_value(self.ctx.data_dir, "pace", {})
-        chars = reading.chars_per_token or known.get("chars_per_token")
-        save_value(self.ctx.data_dir, "pace", {"tokens_per_s": round(view.tokens_per_s, 1), "chars_per_token": chars})
+        chars = round(reading.chars_per_token, 2) or known.get("chars_per_token")
+        pace = {"tokens_per_s": round(meter.tokens_per_s, 1), "write_s": meter.write_s, "chars_per_token": chars}
+        save_value(self.ctx.data_dir, "pace", pace)
 
     def stop(self, request: gr.Request) -> Changes:
         """Stop at once; what was read is kept."""

@@ -188,6 +188,14 @@ def test_ledger_counts_all_stages(fake_engine):
     assert stats.seconds["load"] == engine.stats.seconds["load"]
 
 
+def test_a_forecast_counts_reading_and_writing():
+    whole = Meter.expected_s(10_000, Task("whole", length="short"), 1024, 100.0, 0.1)
+    assert whole == pytest.approx(100 + 9.6)
+    parts = Meter.expected_s(10_000, Task("parts", length="short"), 1024, 100.0, 0.1)
+    assert parts == pytest.approx(100 + 9.6 + 1.25 * 10_000 / 512 * 6.4)
+    assert Meter.expected_s(500, Task("parts", length="short"), 1024, 100.0, 0.1) == pytest.approx(5 + 9.6)
+
+
 # ---- stopping ------------------------------------------------------------------------------------------------------
 
 
