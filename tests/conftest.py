@@ -23,9 +23,11 @@ import pytest
 from lacache_gguf.catalog import DEFAULT_MODEL, ResolvedModel, resolve
 from lacache_gguf.errors import CheckpointMismatch, DamagedCheckpoint, LacacheError, MemoryFull
 from lacache_gguf.events import Progress, Stats, Step
+from lacache_gguf.kv_budget import parse_budget
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import default_policy
 
+N_BYTES_PER_CELL = 23040  # the default model's, with f16
 CONTROL = ("<|start|>", "<|end|>", "<|eot|>")
 
 
@@ -44,7 +46,9 @@ class FakeEngine:
         self, model: str = DEFAULT_MODEL, n_ctx: int | None = None, policy: Any = None, **settings: Any
     ) -> None:
         self.settings = {"model": model, "n_ctx": n_ctx, "policy": policy, **settings}
-        self.n_ctx, self.n_ctx_train, self.n_layer = n_ctx or 1024, 8192, 30
+        budget = parse_budget(settings.get("kv_budget") or n_ctx or 1024)
+        self.n_ctx = budget.n_cells or (budget.n_bytes or 0) // N_BYTES_PER_CELL
+        self.n_ctx_train, self.n_layer = 8192, 30
         self.n_ubatch = settings.get("n_ubatch") or 512
         self.type_k, self.type_v = settings.get("type_k") or "f16", settings.get("type_v") or "f16"
         self.policy = policy or default_policy(self.n_layer, self.n_ctx)
@@ -209,7 +213,7 @@ class FakeEngine:
 
     @property
     def stats(self) -> Stats:
-        memory, n_seen, per_cell = self._memory, len(self._seen), 23040
+        memory, n_seen, per_cell = self._memory, len(self._seen), N_BYTES_PER_CELL
         return Stats(
             n_ctx=self.n_ctx,
             n_seen=n_seen,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import os
@@ -17,7 +16,6 @@ from lacache_app.commands import demo
 from lacache_app.summarize import INSTRUCTION
 from loopback_hub import gguf_bytes
 
-from lacache_gguf.engine import Engine
 from lacache_gguf.errors import (
     DamagedModel,
     DownloadError,
@@ -28,6 +26,7 @@ from lacache_gguf.errors import (
     UnsupportedModel,
     UsageError,
 )
+from lacache_gguf.sampling import Sampling
 
 MODEL = {
     "llama.block_count": 30,
@@ -507,7 +506,7 @@ def test_the_defaults_in_the_help_are_the_defaults():
     assert shown in summarize.EXAMPLES
     assert shown in demo.EXAMPLES
 
-    engine = inspect.signature(Engine.answer).parameters
+    defaults = Sampling()
     names = {"temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p"}
-    shown = " ".join(f"--{flag} {engine[name].default}" for flag, name in names.items())
+    shown = " ".join(f"--{flag} {getattr(defaults, name)}" for flag, name in names.items())
     assert f"defaults here: {shown} --seed -1" in chat.EXAMPLES
