@@ -273,9 +273,8 @@ def _print_places(result: Result, terminal: Terminal) -> None:
     if not result.places:
         return
     terminal.write("\n")
-    names = [": ".join(word for word in (place.label, place.title) if word) for place in result.places]
-    for name, place in zip(names, result.places, strict=True):
-        terminal.stream(f"{name or 'text'}: {place.text}")
+    for place in result.places:
+        terminal.stream(f"{place.name}: {place.text}")
         terminal.end_stream()
 
 

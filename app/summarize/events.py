@@ -34,6 +34,11 @@ class Place:
     start: int
     end: int
 
+    @property
+    def name(self) -> str:
+        """Label and title as one line."""
+        return ": ".join(word for word in (self.label, self.title) if word) or "beginning"
+
 
 @dataclass(frozen=True)
 class Note:

@@ -144,7 +144,7 @@ class Reading:
     def _markdown(self) -> str:
         if self._result is not None:
             return self._result.text
-        rows = [f"- **{_name(place)}:** {place.text}" for place in self._places]
+        rows = [f"- **{place.name}:** {place.text}" for place in self._places]
         if self._is_final:
             return "\n\n".join(block for block in (self._text.strip(), "\n".join(rows)) if block)
         if self._text.strip():
@@ -155,7 +155,3 @@ class Reading:
 def fingerprint(engine: Engine) -> bytes:
     """Of all tokens that the engine was fed: the same for the same memory."""
     return hashlib.sha256(engine.seen.tobytes()).digest()
-
-
-def _name(place: Place) -> str:
-    return ": ".join(word for word in (place.label, place.title) if word) or "text"

@@ -77,12 +77,10 @@ def instruction(task: Task, kind: str) -> str:
         sentence = task.instruction.strip() or _whole(task)
     elif task.instruction.strip():
         sentence = _custom(task.instruction.strip(), kind)
-    elif kind == "part":
-        sentence = f"Summarize the following text in {_part_length(task)}."
-    elif kind == "merge":
-        sentence = f"Summarize the following notes in {_part_length(task)}."
+    elif kind == "notes":  # plain words: told that these are notes, a small model writes about notes
+        sentence = f"Summarize the following text {_form(task)}."
     else:
-        sentence = f"The following notes summarize a document, part by part. Summarize the document {_form(task)}."
+        sentence = f"Summarize the following text in {_part_length(task)}."
     return f"{sentence} {_language(task)}".strip()
 
 

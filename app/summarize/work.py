@@ -129,7 +129,7 @@ class _Work:
         has_names = any(part.label or part.title for part in self.document.parts)
         placed = cite(summary, self.document.text, self.document.parts if has_names else [nodes[i] for i in shown])
         places = [self._place(i, texts[i]) for i in shown]
-        rows = "\n".join(f"- **{_name(place)}:** {place.text}" for place in places)
+        rows = "\n".join(f"- **{place.name}:** {place.text}" for place in places)
         whole = f"{marked(summary, placed)}\n\n### Part by part\n\n{rows}" if rows else marked(summary, placed)
         yield from self._finish(whole, summary, tuple(places))
 
@@ -231,7 +231,3 @@ def tidy(text: str, finish_reason: str) -> str:
 def one_paragraph(text: str) -> str:
     """A summary of a part on one line, so that lists of them stay lists."""
     return " ".join(text.split())
-
-
-def _name(place: Place) -> str:
-    return ": ".join(word for word in (place.label, place.title) if word) or "text"

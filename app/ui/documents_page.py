@@ -302,6 +302,8 @@ class DocumentsPage:
     ) -> Iterator[str]:
         """Summarize one uploaded file; yields the Markdown so far, at last the whole. Raises gr.Error."""
         try:
+            if not file:
+                raise UsageError("no file was given; upload one")
             document = read_document(self._uploaded(file), name=Path(file).name)
             task = Task(mode, style, length, language or "", instruction or "")
             reading = Reading(document, task).start(self.ctx.host)
