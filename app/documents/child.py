@@ -138,7 +138,8 @@ def _death(code: int, last_words: str, name: str, limits: Limits) -> str:
         return _too_much("memory", name, limits)
     with contextlib.suppress(ValueError):
         if code < 0:
-            return f"{name} made its reader crash ({signal.Signals(-code).name}): it is damaged or made to do harm; {_REMEDY}"
+            crash = f"made its reader crash ({signal.Signals(-code).name})"
+            return f"{name} {crash}: it is damaged or made to do harm; {_REMEDY}"
     reason = f": {last_words.splitlines()[-1]}" if last_words else ""
     return f"the process that reads {name} ended with code {code}{reason}; {_REMEDY}"
 
