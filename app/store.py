@@ -136,11 +136,14 @@ class Store:
     def configure(
         self, conversation: str, *, system: str | None = None, settings: dict[str, Any] | None = None
     ) -> None:
-        """Set the system message and replace the settings, where given. Raises ConversationGone."""
-        if system is not None:
-            self._change(conversation, "system = ?", system)
-        if settings is not None:
-            self._change(conversation, "settings = ?", json.dumps(settings))
+        """Set the system message and some of the settings, where given; None removes one. Raises ConversationGone."""
+        with self._writing():
+            kept = {**self.get(conversation).settings, **(settings or {})}
+            kept = {name: value for name, value in kept.items() if value is not None}
+            if system is not None:
+                self._change(conversation, "system = ?", system)
+            if settings:
+                self._change(conversation, "settings = ?", json.dumps(kept))
 
     def delete(self, conversation: str) -> None:
         """Remove a conversation and overwrite its text in the file; one that is not there is no error."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lacache_app.ui.chat_tab import ChatTab
 
 ID = "chat"
-N_SHOWN = 20_000  # characters of a message on the page; longer ones are shortened there, and kept whole
+N_SHOWN = 5_000  # characters of a message on the page; longer ones are shortened there, and kept whole
 _END_S = 60.0  # how long to wait for an answer that was stopped: a ubatch on a slow machine
 Changes = dict[Any, Any]  # component -> new value
 

@@ -91,7 +91,7 @@ class ChatTab:
     asked: gr.State
 
 
-def build(ctx: Context) -> ChatTab:
+def build(_ctx: Context) -> ChatTab:
     """The components."""
     with gr.Row(elem_id="chat-body"):
         with gr.Column(elem_id="chat-sidebar", scale=0):
@@ -100,9 +100,7 @@ def build(ctx: Context) -> ChatTab:
                 label="Search conversations", show_label=False, placeholder="Search", container=False,
                 elem_id="chat-search",
             )  # fmt: skip
-            talks = gr.HTML(
-                chat_html.conversation_list(ctx.store.conversations(), ""), elem_id="chat-list", js_on_load=_LIST_JS
-            )
+            talks = gr.HTML(elem_id="chat-list", js_on_load=_LIST_JS)  # filled when the page is loaded
         with gr.Column(elem_id="chat-main", scale=1):
             with gr.Row(elem_id="chat-bar") as bar:
                 title = gr.HTML(chat_html.title(NEW_TITLE), elem_id="chat-title")
