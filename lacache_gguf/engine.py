@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from lacache_gguf.context import Context
 from lacache_gguf.conversation import Conversation
 from lacache_gguf.errors import CheckpointMismatch, UnsupportedModel, UsageError
 from lacache_gguf.events import Progress, Stats, Step
+from lacache_gguf.key_wear import check_key_wear
 from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
@@ -115,7 +117,9 @@ class Engine:
                     "holds the whole text, or another model"
                 )
             n_layer = len(self._geometry.layers)
-        return Memory(policy or default_policy(n_layer, self.n_ctx), n_layer, self.n_ctx, context.compact)
+        policy = policy or default_policy(n_layer, self.n_ctx)
+        check_freed = partial(check_key_wear, self.type_k, self.n_ctx)
+        return Memory(policy, n_layer, self.n_ctx, context.compact, check_freed)
 
     # ---- life ------------------------------------------------------------------------------------------------------
 

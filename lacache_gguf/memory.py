@@ -24,13 +24,23 @@ _COUNTERS = ("n_seen", "n_cells", "n_cells_peak", "n_pinned", "n_compactions", "
 class Memory:
     """Counts cells and calls the policy; the budget `n_ctx` is never exceeded, the newest token included."""
 
-    def __init__(self, policy: Policy, n_layer: int, n_ctx: int, compact: Callable[[np.ndarray], None]) -> None:
-        """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept]. Raises PolicyError for impossible settings."""
-        policy.check(n_layer, n_ctx)
+    def __init__(
+        self,
+        policy: Policy,
+        n_layer: int,
+        n_ctx: int,
+        compact: Callable[[np.ndarray], None],
+        check_freed: Callable[[int], None] = lambda n_freed: None,
+    ) -> None:
+        """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept]; `check_freed(n)` raises if n cells freed at a
+        time are too few. Raises PolicyError for impossible settings.
+        """
         self.policy = policy
         self.n_layer = n_layer
         self.n_ctx = n_ctx
         self._compact = compact
+        self._check_freed = check_freed
+        self._check(0)
         self._held = np.zeros((n_layer, n_ctx), dtype=np.int32)
         self.reset()
 
@@ -66,8 +76,14 @@ class Memory:
         """Never thin the first `n_pinned` tokens. Raises PolicyError if the rest of the budget is too small then."""
         if n_pinned < 0:
             raise UsageError(f"n_pinned is {n_pinned}; it must not be negative")
-        self.policy.check(self.n_layer, self.n_ctx, n_pinned)
+        self._check(n_pinned)
         self.n_pinned = n_pinned
+
+    def _check(self, n_pinned: int) -> None:
+        self.policy.check(self.n_layer, self.n_ctx, n_pinned)
+        n_freed = min(self.n_block, self.policy.n_free_max(self.n_layer, self.n_ctx, n_pinned))
+        if n_freed > 0:  # else nothing is ever thinned
+            self._check_freed(n_freed)
 
     def n_read(self, n_ubatch: int) -> int:
         """Tokens to feed at a time while reading: an eighth of the budget at most, so that old cells are thinned

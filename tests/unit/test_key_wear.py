@@ -1,0 +1,55 @@
+"""Coarse keys may not be rounded anew too often: arithmetic on what a memory frees at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from lacache_gguf.errors import PolicyError, UsageError
+from lacache_gguf.key_wear import COARSE_KEY_TYPES, N_ROUNDINGS_MAX, check_key_wear
+from lacache_gguf.kv_budget import KV_TYPES
+from lacache_gguf.memory import Memory
+from lacache_gguf.policies import Full, Ladder, SinkWindow, default_policy
+
+
+def memory(policy, n_ctx, type_k, n_layer=30):
+    return Memory(policy, n_layer, n_ctx, lambda keep: None, partial(check_key_wear, type_k, n_ctx))
+
+
+@pytest.mark.parametrize("type_k", COARSE_KEY_TYPES)
+def test_the_product_thins_rarely_enough_at_every_budget(type_k):
+    """The default policy, and a plain window, with and without a short prompt pinned."""
+    for n_ctx in [*range(64, 1200), 2048, 4096, 8192, 32768, 131072]:
+        for policy in (default_policy(30, n_ctx), SinkWindow()):
+            memory(policy, n_ctx, type_k).pin(n_ctx // 8)
+
+
+@pytest.mark.parametrize("type_k", KV_TYPES)
+def test_only_coarse_types_are_refused(type_k):
+    if type_k not in COARSE_KEY_TYPES:
+        check_key_wear(type_k, 1024, 1)
+        return
+    check_key_wear(type_k, 1024, 1024 // N_ROUNDINGS_MAX)
+    with pytest.raises(PolicyError, match=f"K in {type_k} would be rounded anew 16 times.*1024 cells.*64.*-ctk q8_0"):
+        check_key_wear(type_k, 1024, 64)
+
+
+def test_a_ladder_with_few_cells_to_thin_is_refused_with_coarse_keys_only():
+    policy = Ladder(span=15, overlap=0, n_sink=4, n_recent=960)  # 60 cells between sinks and the recent window
+    memory(policy, 1024, "f16")
+    memory(policy, 1024, "q5_0")
+    with pytest.raises(UsageError, match="K in q4_0"):
+        memory(policy, 1024, "q4_0")
+
+
+def test_a_long_pinned_prompt_is_refused_with_coarse_keys_and_changes_nothing():
+    coarse = memory(default_policy(30, 1024), 1024, "q4_1")
+    with pytest.raises(UsageError, match="shorten the system prompt"):
+        coarse.pin(450)
+    assert coarse.n_pinned == 0
+    memory(default_policy(30, 1024), 1024, "q8_0").pin(450)
+
+
+def test_a_memory_that_never_thins_takes_every_type():
+    memory(Full(), 1024, "iq4_nl").pin(100)
