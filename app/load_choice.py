@@ -14,18 +14,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lacache_app.estimate import Estimate, FreeMemory, Load, ModelShape, estimate, size_text
 from lacache_app.host import EngineSettings
 from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, pages, reach
 
 from lacache_gguf.errors import UsageError
+from lacache_gguf.key_wear import COARSE_KEY_TYPES, check_key_wear
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
+from lacache_gguf.memory import Memory
 from lacache_gguf.policies import POLICIES, Full, Policy, default_policy
 
 FLASH = {"auto": None, "on": True, "off": False}
 _BUDGET_MAX_BYTES = 64 << 30
-_COARSE_K = ("q4_0", "q4_1", "iq4_nl")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
         policy = dataclasses.replace(default, **values)
     else:
         policy = kind(**values)
-    policy.check(n_layer, n_cells)
+    check_freed = partial(check_key_wear, choice.type_k, n_cells)
+    Memory(policy, n_layer, n_cells, lambda keep: None, check_freed)  # checks as the engine does
     return policy
 
 
@@ -195,7 +198,7 @@ def assumption() -> str:
 
 def _warnings(choice: Choice) -> list[str]:
     found = []
-    if choice.type_k in _COARSE_K:
+    if choice.type_k in COARSE_KEY_TYPES:
         found.append(
             f"K in {choice.type_k} is rounded anew whenever old text is thinned, and 4 bits leave little room for "
             "that: answers get worse. Try K in q8_0 and V in q4_0 instead."

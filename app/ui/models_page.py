@@ -44,6 +44,8 @@ _WORDS = (
     ("--kv-budget", "the memory budget"),
     ("--policy full", "the policy full"),
     ("(--offline or HF_HUB_OFFLINE)", "(HF_HUB_OFFLINE)"),
+    ("Use -ctk q8_0 -ctv q4_0", "Store K as q8_0 and V as q4_0"),
+    ("--recent", "recent"),
     ("n_recent", "recent"),
     ("n_sink", "sinks"),
     ("-ngl", "the layers on the GPU"),

@@ -117,6 +117,11 @@ def test_policies_and_their_settings():
         ({"n_threads": 0}, UsageError, "0 threads cannot work"),
         ({"type_v": "q8_0", "flash_attn": "off"}, UsageError, "V in q8_0 needs flash attention"),
         ({"type_k": "q9"}, UsageError, "q9"),
+        (
+            {"type_k": "q4_0", "type_v": "q4_0", "budget_mib": 6.5, "recent": 950},
+            PolicyError,
+            "K in q4_0 would be rounded anew",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_in_words(values, error, reason):
