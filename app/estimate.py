@@ -33,6 +33,7 @@ class ModelShape:
     n_embd: int
     n_ff: int  # widest feed-forward layer, all experts that a token uses together
     n_head: int
+    n_inner: int = 0  # width of a recurrent layer
 
     @classmethod
     def from_header(cls, header: GgufHeader, weights_bytes: int) -> ModelShape:
@@ -53,6 +54,7 @@ class ModelShape:
             widest("embedding_length"),
             n_ff,
             widest("attention.head_count"),
+            widest("ssm.inner_size"),
         )
 
     @classmethod
@@ -210,6 +212,7 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
         attention      the mask C x U (f16 with flash attention; twice for window models) and a few rows of the width;
                        without flash attention also the scores, C x U for every head
         feed-forward   U x 3 of its width
+        recurrent      U x 8 of its width, and a few rows of the model's
         compaction     3 blocks of at most 8 MiB
 
     Plus 8 bytes per layer and cell for the plan and the record of which token lies where. A model test compares this
@@ -227,6 +230,7 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
         row * (shape.n_vocab + 2 * shape.n_embd),
         row * (4 * shape.n_embd + 2 * n_q + widest_kv) + mask + scores,
         row * (3 * shape.n_ff + 2 * shape.n_embd),
+        row * (8 * shape.n_inner + 4 * shape.n_embd),
         _N_COMPACT_BLOCKS * min(_COMPACT_BLOCK_BYTES, n_cells * widest_kv * _F32),
     )
     return max(moments) + 8 * len(shape.geometry.layers) * n_cells
