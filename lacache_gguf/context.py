@@ -45,6 +45,7 @@ class Context:
         params.n_batch = n_ctx
         params.n_ubatch = n_ubatch
         params.n_seq_max = 1
+        params.swa_full = False  # window layers hold their window, as kv_budget counts; the C default is all cells
         params.type_k, params.type_v = _GGML_TYPE[type_k], _GGML_TYPE[type_v]
         params.flash_attn_type = _FLASH_ATTN[flash_attn]
         params.n_threads = params.n_threads_batch = n_threads or default_n_threads()
