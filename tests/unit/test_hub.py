@@ -174,6 +174,21 @@ def test_a_broken_connection_is_resumed(server):
     assert server.n_downloads("model.Q4_K_M.gguf") == 2
 
 
+def test_an_interrupted_download_goes_on_next_time(server):
+    def interrupt(_name: str, n_done: int, _n_total: int) -> None:
+        if n_done > 1_000_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resolve(REPO, allow_download=True, on_progress=interrupt)
+    calls = []
+    model = resolve(REPO, allow_download=True, on_progress=lambda *call: calls.append(call))
+    assert model.path.read_bytes() == FILES["model.Q4_K_M.gguf"]
+    [(_, first), (_, second)] = server.starts
+    assert (first, calls[0][1]) == (0, second)
+    assert second > 1_000_000, "what was there was not asked for again"
+
+
 def test_damaged_on_the_way(server):
     server.wrong_hash = {"model.Q4_K_M.gguf"}
     with pytest.raises(DamagedModel, match="SHA-256"):
