@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lacache_app.download_status import Speed, Status
+
 from lacache_gguf import hub
 from lacache_gguf.errors import DamagedModel, LacacheError, UsageError
 from lacache_gguf.hub_fetch import DownloadStopped, discard_parts, n_bytes_here
@@ -31,64 +33,6 @@ from lacache_gguf.hub_names import HubRef, parse_ref
 
 _log = logging.getLogger(__name__)
 _FILE = "downloads.json"
-ACTIVE = ("looking", "running", "checking", "pausing")
-_SPEED_WINDOW_S = 5.0
-
-
-@dataclass(frozen=True)
-class Status:
-    """One download as it stands. Sizes in bytes; `path` is set when it is done, `error` when it failed."""
-
-    name: str
-    state: str = "looking"  # looking | running | checking | pausing | paused | failed | done
-    n_done: int = 0
-    n_total: int = 0
-    bytes_per_s: float = 0.0
-    licence: str | None = None
-    path: str = ""
-    error: str = ""
-
-    @property
-    def is_active(self) -> bool:
-        """Whether its thread is at work."""
-        return self.state in ACTIVE
-
-    @property
-    def share(self) -> float:
-        """How much is here, 0 to 1."""
-        return self.n_done / self.n_total if self.n_total else 0.0
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left at the present speed; None if that is unknown."""
-        return (self.n_total - self.n_done) / self.bytes_per_s if self.bytes_per_s > 0 else None
-
-    @property
-    def text(self) -> str:
-        """Where it stands, in words."""
-        from lacache_app.estimate import size_text
-
-        amount = f"{size_text(self.n_done)} of {size_text(self.n_total)}" if self.n_total else ""
-        if self.state == "looking":
-            return "asking the hub"
-        if self.state == "checking":
-            return f"{amount}, comparing the checksum"
-        if self.state == "failed":
-            return self.error
-        if self.state == "done":
-            return f"{size_text(self.n_total)}, complete and verified"
-        if self.state == "paused":
-            return f"paused at {amount}" if amount else "paused"
-        if self.state == "pausing":
-            return f"{amount}, pausing"
-        speed = f", {size_text(self.bytes_per_s)}/s" if self.bytes_per_s else ""
-        return amount + speed + (f", {_duration(self.eta_s)} left" if self.eta_s is not None else "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass
@@ -247,7 +191,7 @@ class Downloads:
         job.etags = [file.sha256 for file in offer.files if file.sha256]
         if job.stop.is_set():
             raise DownloadStopped("stopped before it began")
-        speed = _Speed(self._clock)
+        speed = Speed(self._clock)
         with self._changed:
             if job.status.state == "looking":
                 here = offer.n_here()
@@ -337,19 +281,3 @@ class Downloads:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.warning("%s is not used: %s", self._path, error)
-
-
-class _Speed:
-    """Bytes per second over the last seconds."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._points: list[tuple[float, int]] = []
-
-    def at(self, n_bytes: int) -> float:
-        """Count `n_bytes` as here now; the speed, 0 while it is unknown."""
-        now = self._clock()
-        self._points = [p for p in self._points if p[0] > now - _SPEED_WINDOW_S and p[1] <= n_bytes]
-        self._points.append((now, n_bytes))
-        first_at, first = self._points[0]
-        return (n_bytes - first) / (now - first_at) if now > first_at + 0.5 else 0.0

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from lacache_app.downloads import Status
+from lacache_app.download_status import Status
 from lacache_app.estimate import size_text
 from lacache_app.host import HostStatus
 from lacache_app.load_choice import Explanation, assumption

@@ -7,7 +7,8 @@ import shutil
 from collections import namedtuple
 
 import pytest
-from lacache_app.downloads import Downloads, Status, _Speed
+from lacache_app.download_status import Speed, Status
+from lacache_app.downloads import Downloads
 from loopback_hub import LoopbackHub, gguf_bytes
 
 from lacache_gguf import hub, hub_fetch
@@ -348,7 +349,7 @@ def test_status_in_words(status, text):
 
 def test_speed_looks_at_the_last_seconds():
     now = [0.0]
-    speed = _Speed(lambda: now[0])
+    speed = Speed(lambda: now[0])
     assert speed.at(0) == 0
     for second in range(1, 21):
         now[0] = float(second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pytest
-from lacache_app.downloads import Status
+from lacache_app.download_status import Status
 from lacache_app.estimate import FreeMemory, ModelShape
 from lacache_app.host import EngineSettings, HostStatus
 from lacache_app.load_choice import Choice, explain
