@@ -120,20 +120,24 @@ class ChatPage:
             self.own.opened: conversation,
         }
 
-    def answer(self, asked: Asked | None, search: str) -> Iterator[Changes]:
+    def answer(self, asked: Asked | None, search: str, request: gr.Request) -> Iterator[Changes]:
         """Paint the answer that is due until it is over. Only the last message changes meanwhile."""
         if asked is None or asked.is_taken:
             yield self._nothing()
             return
         asked.is_taken, turn = True, asked.turn
+        buttons = self._buttons(is_busy=True)
         try:
             before = [_bubble(m) for m in self.store.messages(turn.conversation) if m.id != turn.message]
             for view in turn.views():
                 if view.is_over:
                     break
                 live = [Bubble(role="assistant", content=[TextMessage(text=view.text)])] if view.n_tokens else []
-                yield {self.own.log: [*before, *live], self.own.status: chat_html.news(view)}
-            yield self._settled(turn.conversation, search, chat_html.news(view))
+                yield {self.own.log: [*before, *live], self.own.status: chat_html.news(view), **buttons}
+                buttons = {}
+            newer = self.ctx.runs.get(request.session_hash, ID)
+            if newer is None or newer is turn:
+                yield self._settled(turn.conversation, search, chat_html.news(view))
             yield self._nothing()  # Gradio repeats an event's last chunk at its end, when others may have painted
         finally:
             asked.shown.set()
@@ -274,12 +278,14 @@ class ChatPage:
             own.log: [_bubble(message) for message in messages],
             own.note: chat_html.memory_note(note, messages),
             own.status: news,
-            own.send: gr.Button(visible=not is_busy),
-            own.stop: gr.Button(visible=is_busy),
+            **self._buttons(is_busy),
             own.talks: self.list(conversation if is_there else "", search),
             own.title: chat_html.title(self.store.get(conversation).title if is_there else NEW_TITLE),
             own.tools: gr.Row(visible=is_there),
         }
+
+    def _buttons(self, is_busy: bool) -> Changes:
+        return {self.own.send: gr.Button(visible=not is_busy), self.own.stop: gr.Button(visible=is_busy)}
 
     def _settled(self, conversation: str, search: str, news: str = "") -> Changes:
         return self._paint(conversation, search, news or chat_html.news(None))
@@ -355,7 +361,9 @@ def _sampling(settings: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of Engine.answer."""
     values = {name: value for name, value in settings.items() if name != "preset" and value is not None}
     values["max_tokens"] = int(values.get("max_tokens") or 0) or None
-    if values.get("seed", -1) < 0:
+    values["top_k"] = int(values.get("top_k", 0))
+    values["seed"] = int(values.get("seed", -1))
+    if values["seed"] < 0:
         values["seed"] = int.from_bytes(os.urandom(4), "little") >> 1
     return values
 

@@ -294,7 +294,7 @@ def test_edit_redo_delete(app_server, page, expect):
     ]
 
     change(page, 0, "Tell me about okapis.")
-    expect(bubbles(page, "user")).to_have_text("Tell me about okapis.")
+    expect(bubbles(page, "user")).to_have_text(["Tell me about okapis."])
     is_settled(page, expect)
     expect(bubbles(page)).to_have_count(2)
     assert [role for role, _, _ in kept(app_server, talk)] == ["user", "assistant"]
@@ -311,17 +311,20 @@ def test_an_edit_and_the_next_message_at_once(app_server, page, expect):
     talk = make(app_server, "One.", "Two.")
     go(page, app_server, talk)
     expect(bubbles(page)).to_have_count(2)
-    for i in range(6):
+    never_ending(page)
+    for i in range(5):
         change(page, 0, f"Say the number {i}.")
-        expect(bubbles(page, "user").first).to_have_text(f"Say the number {i}.")
         page.locator("#chat-stop").click()
         is_settled(page, expect)
         send(page, f"Next {i}.")
         expect(bubbles(page, "user").last).to_have_text(f"Next {i}.")
+        if i % 2:
+            is_writing(page, expect)
+        page.locator("#chat-stop").click()
         is_settled(page, expect)
         said = kept(app_server, talk)
-        expect(bubbles(page)).to_have_count(len(said))
         assert [text for role, text, _ in said if role == "user"] == [f"Say the number {i}.", f"Next {i}."]
+        expect(bubbles(page)).to_have_count(len(said))
 
 
 def test_switching_while_it_writes(app_server, page, expect):
@@ -347,7 +350,7 @@ def test_a_page_that_is_not_up_to_date_changes_nothing(app_server, page, expect)
     with store_of(app_server) as store:
         store.set_content(store.messages(talk)[1].id, "Changed elsewhere.")
     change(page, 1, "Overwritten?")
-    expect(bubbles(page, "bot")).to_have_text("Changed elsewhere.")
+    expect(bubbles(page, "bot")).to_have_text(["Changed elsewhere."])
     assert kept(app_server, talk)[1][1] == "Changed elsewhere."
     with store_of(app_server) as store:
         store.delete_message(store.messages(talk)[1].id)
