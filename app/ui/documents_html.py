@@ -35,10 +35,10 @@ def safe_markdown(text: str) -> str:
 
 def recognised(document: Document, names: list[str], errors: list[str], outlook: str) -> str:
     """What was found in the files, what could not be read, and what reading it will take."""
-    rows = "".join(f"<li>{html.escape(name)}</li>" for name in names)
+    rows = "".join(f'<div class="doc-file">{html.escape(name)}</div>' for name in names)
     note = "".join(f'<p class="doc-note">{html.escape(line)}</p>' for line in document.note.splitlines())
     return (
-        f'<div class="doc-found" role="status"><ul>{rows}</ul><p>{html.escape(outlook)}</p>{note}</div>'
+        f'<div class="doc-found" role="status">{rows}<p>{html.escape(outlook)}</p>{note}</div>'
         + "".join(alert(text) for text in errors)
     )
 

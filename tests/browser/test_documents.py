@@ -21,7 +21,7 @@ SENTENCES = (
     "The lighthouse keeper wrote one line every night. Ships came and went, and the sea kept its own diary. "
     "In March a storm broke the mast of the schooner Anna, and the keeper rowed out alone. "
 )
-DONE = re.compile(r"^Done\.")
+DONE = "Done."
 
 
 def open_tab(page: Page, url: str) -> Page:
@@ -68,11 +68,11 @@ def test_the_empty_tab_says_what_to_do(page, app_server):
     expect(page.locator("#doc-found")).to_contain_text("Drop in a document")
     expect(page.locator("#doc-start")).to_be_disabled()
     expect(page.locator("#doc-continue")).to_be_hidden()
-    for label in ("Part by part", "Short"):
-        expect(page.get_by_label(re.compile(f"^{label}"))).to_be_visible()
+    expect(page.locator("#doc-mode").get_by_label("Part by part")).to_be_checked()
+    expect(page.locator("#doc-length").get_by_label("Medium")).to_be_checked()
     page.get_by_text("Style, language, other instructions").click()
     for label in ("Style", "Language", "Instead of summarizing"):
-        expect(page.locator("#doc-more").get_by_label(label)).to_be_visible()
+        expect(page.locator("#doc-more").get_by_label(label).first).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_several_files_are_one_document(page, app_server):
     open_tab(page, app_server.url)
     drop(page, SAMPLES / "notes.markdown", SAMPLES / "report.docx", SAMPLES / "encrypted.pdf")
     found = page.locator("#doc-found")
-    expect(found.locator("li")).to_have_count(2)
+    expect(found.locator(".doc-file")).to_have_count(2)
     expect(found.locator("[role=alert]")).to_contain_text("encrypted.pdf is encrypted")
     expect(page.locator("#doc-start")).to_be_enabled()
 
