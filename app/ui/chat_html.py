@@ -83,11 +83,11 @@ def memory_note(note: Thinned | None, messages: Sequence[Message]) -> str:
     gone = f" {note.n_gone:,} of them are in no layer any more." if note.n_gone else ""
     return (
         f"<details><summary>Older text is thinned: {note.n_thinned:,} of {note.n_tokens:,} tokens, "
-        f"{_percent(note.share)} of the conversation is left in memory</summary>"
-        f"<p>The memory is full, so every layer of the model keeps a different part of the older text.{gone} "
+        f"{_percent(note.share)} is left</summary>"
+        f"<div><p>The memory is full, so every layer of the model keeps a different part of the older text.{gone} "
         "Your system prompt and the newest text are complete. Nothing is deleted from the conversation itself.</p>"
         f"<table><thead><tr><th>Message</th><th>Tokens</th><th>Left in memory</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>{more}</details>"
+        f"<tbody>{rows}</tbody></table>{more}</div></details>"
     )
 
 

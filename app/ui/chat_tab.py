@@ -118,13 +118,14 @@ def build(_ctx: Context) -> ChatTab:
                 delete_yes = gr.Button("Delete", elem_id="chat-delete-yes", variant="stop", size="sm")
                 delete_no = gr.Button("Keep", elem_id="chat-delete-no", size="sm")
             log = gr.Chatbot(
-                label="Conversation", show_label=False, elem_id="chat-log", height="calc(100dvh - 23.5rem)",
+                label="Conversation", show_label=False, elem_id="chat-log", height="calc(100dvh - 21rem)",
                 min_height=260, editable="all", buttons=["copy"], group_consecutive_messages=False,
                 placeholder=_PLACEHOLDER, examples=[{"text": text} for text in EXAMPLES], latex_delimiters=_LATEX,
                 feedback_options=None, sanitize_html=True, allow_file_downloads=False,
             )  # fmt: skip
-            note = gr.HTML(elem_id="chat-note")
-            status = gr.HTML(chat_html.news(None), elem_id="chat-status")
+            with gr.Row(elem_id="chat-news"):
+                status = gr.HTML(chat_html.news(None), elem_id="chat-status")
+                note = gr.HTML(elem_id="chat-note")
             with gr.Row(elem_id="chat-entry"):
                 text = gr.Textbox(
                     label="Message", show_label=False, placeholder="Write a message. Shift+Enter begins a new line.",

@@ -112,7 +112,7 @@ def test_the_note_as_html():
     note = Thinned(1100, 1040, 3, 0.5, (Part(1, 0, 2, 500, 0.25), Part(1, 1, 2, 500, 0.999), Part(7, 0, 1, 100, 0)))
     html = chat_html.memory_note(note, [Message(1, "user", "<b>bold</b> " * 20)])
     assert "1,040 of 1,100 tokens" in html
-    assert "50 % of the conversation" in html
+    assert "50 % is left" in html
     assert html.count("<tr>") == 2, "a heading and one line: what is complete or deleted is not listed"
     assert "part 1 of 2" in html
     assert "25 %" in html
