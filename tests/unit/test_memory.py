@@ -123,3 +123,76 @@ def test_reset_forgets_everything():
     stream(memory, cache, [8] * 20)
     memory.reset()
     assert (memory.n_seen, memory.n_cells, memory.n_compactions, memory.n_pinned) == (0, 0, 0, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n_layer=st.integers(2, 8),
+    n_ctx=st.integers(64, 200),
+    steps=st.lists(st.tuples(st.integers(1, 24), st.floats(0, 1)), min_size=1, max_size=40),
+    is_ladder=st.booleans(),
+)
+def test_tokens_taken_back_leave_no_trace(n_layer, n_ctx, steps, is_ladder):
+    policy = Ladder(span=(n_layer + 1) // 2, n_recent=8) if is_ladder else SinkWindow()
+    cache = Cache(n_layer)
+    memory = Memory(policy, n_layer, n_ctx, cache.compact)
+    for n, share in steps:
+        stream(memory, cache, [n])
+        n_most = memory.n_retractable
+        held = memory.held
+        newest = np.arange(memory.n_seen - n_most, memory.n_seen)
+        assert (held[:, memory.n_cells - n_most :] == newest).all()
+        if n_most < memory.n_cells:  # one more is gone in some layer
+            assert (held[:, memory.n_cells - n_most - 1] != memory.n_seen - n_most - 1).any()
+        n_back = int(share * n_most)
+        n_seen = memory.n_seen - n_back
+        memory.retract(n_back)
+        for row in cache.cells:
+            del row[len(row) - n_back :]
+        assert memory.n_seen == n_seen
+        assert memory.held.tolist() == cache.cells
+        assert all(token < n_seen for row in cache.cells for token in row)
+        with pytest.raises(UsageError, match="cannot be taken back"):
+            memory.retract(memory.n_retractable + 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 24), max_size=30), n_after=st.integers(1, 30), n_pinned=st.integers(0, 9))
+def test_a_restored_memory_thins_as_the_saved_one(sizes, n_after, n_pinned):
+    caches = Cache(4), Cache(4)
+    one, other = (Memory(Ladder(span=2, n_recent=8), 4, 96, cache.compact) for cache in caches)
+    one.pin(n_pinned)
+    stream(one, caches[0], sizes)
+    counters, held = one.state()
+    other.restore(counters, held.copy())
+    caches[1].cells = [list(row) for row in caches[0].cells]
+    for memory, cache in zip((one, other), caches, strict=True):
+        stream(memory, cache, [7] * n_after)
+    assert caches[0].cells == caches[1].cells
+    counts = [{**memory.state()[0], "seconds_compact": 0} for memory in (one, other)]
+    assert counts[0] == counts[1]
+
+
+def test_a_state_that_cannot_be_is_refused_and_changes_nothing():
+    memory = Memory(Ladder(span=2, n_recent=8), 4, 96, lambda keep: None)
+    for _ in range(30):
+        memory.make_room(7)
+        memory.advance(7)
+    counters, held = memory.state()
+    before = dict(counters), held.tolist()
+    for wrong in (
+        {"n_seen": 3},
+        {"n_cells": 200},
+        {"n_cells": -1},
+        {"n_cells_peak": 97},
+        {"n_pinned": 97},
+        {"sweep": -1},
+    ):
+        with pytest.raises(ValueError, match=r"contradict|held"):
+            memory.restore({**counters, **wrong}, held)
+    for wrong in (held[:2], held[:, :-1], held.astype(np.int64), held + 1000, held - 1, held[:, ::-1]):
+        with pytest.raises(ValueError, match="held"):
+            memory.restore(counters, wrong)
+    with pytest.raises(KeyError):
+        memory.restore({}, held)
+    assert (dict(memory.state()[0]), memory.held.tolist()) == before
