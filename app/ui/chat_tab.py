@@ -7,7 +7,7 @@ What it does not know: the store, the engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -233,4 +233,4 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("lacache_app.ui") / "assets" / name).read_text("utf-8")
+    return (Path(__file__).parent / "assets" / name).read_text("utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import mimetypes
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+ASSETS = Path(__file__).parent / "assets"
+"""Our style sheets and scripts: beside this file, not a copy that an editable install may have made."""
 _WELCOME = (
     (
         "Talk without end",
@@ -115,10 +117,9 @@ def _fresh(value: dict[str, Any]) -> JSONResponse:
 def _asset(request: Request) -> Response:
     """A file of app/ui/assets, by its plain name."""
     name = request.path_params["name"]
-    folder = resources.files("lacache_app.ui") / "assets"
-    if name not in {item.name for item in folder.iterdir() if item.is_file()}:
+    if name not in {item.name for item in ASSETS.iterdir() if item.is_file()}:
         return Response("no such file\n", 404, media_type="text/plain")
-    text = (folder / name).read_bytes()
+    text = (ASSETS / name).read_bytes()
     if name == "app.css":
         text = css_variables().encode() + text
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
