@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 N_FINISHED_MAX = 20
 N_UNFINISHED_MAX = 50
+MEMORY_MAX_BYTES = 4 << 30
 AGE_MAX_S = 30 * 24 * 3600
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -74,19 +75,22 @@ class Jobs:
 
     def prune(self) -> None:
         """Keep disk use within bounds: the newest finished and unfinished jobs, nothing older than 30 days, one
-        finished job's memory, no remains of a crash."""
-        now = time.time()
+        finished job's memory, 4 GiB of memories in all, no remains of a crash. A job without its memory is read from
+        the beginning of its part again."""
+        now, n_bytes = time.time(), 0
         kept = {"done": 0, "unfinished": 0}
         for job in self._all():
             if job.is_running:
                 continue
             kept[job.state] += 1
-            is_kept_newest = kept[job.state] == 1
             most = N_FINISHED_MAX if job.state == "done" else N_UNFINISHED_MAX
             if kept[job.state] > most or now - job.updated > AGE_MAX_S:
                 remove(job.path)
-            elif job.state == "done" and not is_kept_newest:
-                (job.path / "memory.kv").unlink(missing_ok=True)
+                continue
+            memory = job.path / "memory.kv"
+            n_bytes += memory.stat().st_size if memory.exists() else 0
+            if n_bytes > MEMORY_MAX_BYTES or (job.state == "done" and kept["done"] > 1):
+                memory.unlink(missing_ok=True)
         for path in self._folders():
             with contextlib.suppress(OSError):
                 is_old = now - path.stat().st_mtime > 3600

@@ -195,6 +195,7 @@ class DocumentsPage:
     def _over(self, reading: Reading, view: View) -> Changes:
         changes = {**self._settled(), self.own.progress: show.progress(view)}
         self._remember(reading, view)
+        self.jobs.prune()
         job = reading.job
         if view.result is None or job is None:
             return {**changes, self.own.result: show.safe_markdown(view.text)}

@@ -248,6 +248,20 @@ def test_kept_jobs_can_be_shown_again_and_old_ones_go(fake_engine, jobs, monkeyp
     assert jobs.finished() == []
 
 
+@pytest.mark.usefixtures("at_once")
+def test_memories_have_a_limit_together(fake_engine, jobs, monkeypatch):
+    for _ in range(3):
+        running = summarize(fake_engine(), document(), job=jobs.create(document(), Task()))
+        cut(running, 20)
+        running.close()
+    size = (jobs.unfinished()[0].path / "memory.kv").stat().st_size
+    monkeypatch.setattr("lacache_app.summarize.jobs.MEMORY_MAX_BYTES", 2.5 * size)
+    jobs.prune()
+    found = jobs.unfinished()
+    assert [(item.path / "memory.kv").exists() for item in found] == [True, True, False]
+    assert isinstance(list(resume(fake_engine(), found[2]))[-1], Result), "it is read again"
+
+
 def test_remains_of_a_crash_are_removed(jobs):
     folder = jobs.folder / "0123456789abcdef"
     folder.mkdir(parents=True)
