@@ -21,20 +21,15 @@ so that a change of the machine's speed hits both, and never work at the same ti
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from shutil import which
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+from app_page import CHROMIUM, Page, chromium
+from app_server import Server
 from common import check, load_texts, median, parser, progress, report, table
 
 from lacache_gguf import Engine
@@ -53,120 +48,6 @@ QUESTIONS = (
 )
 PARTS = ("chat", "map", "turns")
 OTHER = "Good morning."  # asked before every question, so that all find the memory with another conversation in it
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := which(name))), None)
-
-
-# ---- the server, in a process of its own -----------------------------------------------------------------------------
-
-
-def serve(args: Any) -> None:
-    """The app's server as `lacache app` runs it; answers a line on stdin with its counters as one line of JSON."""
-    from lacache_app import addresses, environment
-
-    folder = Path(args.serve)
-    environment.prepare(folder)
-    from lacache_app.host import EngineSettings
-    from lacache_app.ui import server
-    from lacache_app.ui.context import make_context
-
-    sock = addresses.bind("127.0.0.1", 0, 1)
-    port = sock.getsockname()[1]
-    settings = EngineSettings(model=args.model, n_ctx=args.cells, n_threads=args.threads)
-    ctx = make_context(settings, folder)
-    app = Timed(server.create_app(ctx, addresses.Hosts("127.0.0.1", port)))
-
-    def answer_lines() -> None:
-        from common import resident_bytes
-
-        for _line in sys.stdin:
-            snapshot = ctx.memory_map.snapshot()
-            counters = {
-                "map_observe_s": ctx.memory_map.seconds,
-                "map_observations": ctx.memory_map.n_observations,
-                "map_serve_s": app.seconds,
-                "map_requests": app.n_requests,
-                "cpu_s": time.process_time(),
-                "own_bytes": resident_bytes("RssAnon"),
-                "n_seen": snapshot.n_seen if snapshot else 0,
-                "n_compactions": snapshot.n_compactions if snapshot else 0,
-            }
-            print(json.dumps(counters), flush=True)
-        ctx.host.shutdown()
-        os._exit(0)  # the parent has gone
-
-    def ready() -> None:
-        print(json.dumps({"port": port}), flush=True)
-        threading.Thread(target=answer_lines, daemon=True).start()
-
-    server.serve(app, sock, ready, ctx.host.shutdown)
-
-
-class Timed:
-    """ASGI app around another one: counts the seconds that requests for the memory map take, waiting included."""
-
-    def __init__(self, app: Any) -> None:
-        self.app, self.seconds, self.n_requests = app, 0.0, 0
-
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        start = time.perf_counter()
-        await self.app(scope, receive, send)
-        if scope.get("path", "").startswith("/lacache/memory"):
-            self.seconds += time.perf_counter() - start
-            self.n_requests += 1
-
-
-class Server:
-    """The process of `serve`, and conversations with it."""
-
-    def __init__(self, args: Any, folder: str) -> None:
-        (Path(folder) / "settings.json").write_text(json.dumps({"welcome_seen": True}))
-        command = [sys.executable, __file__, "--serve", folder, "-m", args.model, "--cells", str(args.cells)]
-        command += ["-t", str(args.threads)] if args.threads else []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.port = json.loads(self.process.stdout.readline() or "{}").get("port")
-        if self.port is None:
-            raise SystemExit("the app's server did not start")
-        self.url = f"http://127.0.0.1:{self.port}/"
-
-    def counters(self) -> dict:
-        """What it has counted so far."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def chat(self, message: str, conversation: str, n_tokens: int) -> Iterator[tuple[str, str]]:
-        """(answer so far, conversation), over the plain HTTP interface."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        body = json.dumps({"data": [message, conversation, n_tokens]})
-        connection.request("POST", "/gradio_api/call/chat", body, {"content-type": "application/json"})
-        event = json.loads(connection.getresponse().read())["event_id"]
-        connection.request("GET", f"/gradio_api/call/chat/{event}")
-        kind = ""
-        for line in connection.getresponse():
-            name, _, value = line.decode().strip().partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data" and kind == "error":
-                raise SystemExit(f"the app answers: {value}")
-            elif name == "data" and kind in ("generating", "complete") and (data := json.loads(value)):
-                yield tuple(data[0])
-        connection.close()
-
-    def get(self, path: str) -> None:
-        """One request, answer thrown away."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("GET", path)
-        connection.getresponse().read()
-        connection.close()
-
-    def close(self) -> None:
-        """End it."""
-        self.process.stdin.close()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 # ---- one answer ------------------------------------------------------------------------------------------------------
@@ -227,79 +108,6 @@ def ask_client(client: Any, question: str, n_tokens: int) -> Times:
     for text, _ in client.submit(question, "", n_tokens, api_name="/chat"):
         times(text)
     return times
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------
-
-_WATCH = """new Promise((done, fail) => {
-  const log = document.querySelector('#chat-log');
-  let start = 0, first = 0;
-  document.addEventListener('keydown', () => { start = performance.now(); }, { capture: true, once: true });
-  const look = () => {
-    const texts = log.querySelectorAll('[data-testid=bot]');
-    if (!first && start && texts.length && texts[texts.length - 1].innerText.trim()) first = performance.now();
-  };
-  const observer = new MutationObserver(look);
-  observer.observe(log, { childList: true, characterData: true, subtree: true });
-  const timer = setInterval(() => {
-    const isOver = first && document.querySelector('#chat-status').innerText.includes('tokens/s')
-      && !document.querySelector('#chat-stop');
-    if (isOver || performance.now() - start > 120000) {
-      clearInterval(timer);
-      observer.disconnect();
-      isOver ? done((first - start) / 1000) : fail(new Error('no answer in the page'));
-    }
-  }, 100);
-})"""
-
-
-class Page:
-    """The app in Chromium, with the settings of the bare engine."""
-
-    def __init__(self, browser: Any, server: Server) -> None:
-        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
-        self.page.set_default_timeout(120_000)
-        self.page.goto(server.url)
-        self.page.locator("#chat-list nav").wait_for()
-        self.cdp = self.page.context.new_cdp_session(self.page)
-        self.cdp.send("Performance.enable")
-
-    def ask(self, question: str) -> float:
-        """Seconds from the key to the first text on the screen, in a new conversation; returns when it is all there."""
-        page = self.page
-        page.locator("#chat-new").click()
-        page.locator("#chat-log [data-testid=bot]").first.wait_for(state="detached")
-        page.locator("#chat-input textarea").fill(question)
-        page.evaluate(f"() => {{ window.lacacheTime = {_WATCH}; }}")
-        page.locator("#chat-input textarea").press("Enter")
-        return page.evaluate("window.lacacheTime")
-
-    def settings(self, n_tokens: int) -> None:
-        """Seed 0 as the engine has it, and short answers."""
-        page = self.page
-        page.locator("#chat-settings > button").click()
-        for name, value in (("chat-max-tokens", n_tokens), ("chat-seed", 0)):
-            page.locator(f"#{name} input").fill(str(value))
-            page.locator(f"#{name} input").blur()
-
-    def busy_s(self) -> float:
-        """Seconds that the page's main thread has worked."""
-        metrics = self.cdp.send("Performance.getMetrics")["metrics"]
-        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A headless browser with a fresh profile."""
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 # ---- the questions ---------------------------------------------------------------------------------------------------
@@ -463,7 +271,6 @@ def checks_of(results: dict) -> list[dict]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--serve", metavar="FOLDER", help="be the server (used by this benchmark itself)")
     options.add_argument("--cells", type=int, default=1024)
     options.add_argument("--rounds", type=int, default=12)
     options.add_argument("--answer", type=int, default=96, help="tokens of an answer in the first part")
@@ -473,9 +280,6 @@ def main() -> None:
     options.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--no-page", action="store_true", help="do not open Chromium")
     args = options.parse_args()
-    if args.serve:
-        serve(args)
-        return
     if args.quick:
         args.cells, args.rounds, args.answer, args.read, args.turns = 256, 2, 16, 1500, 4
     from gradio_client import Client
@@ -488,7 +292,7 @@ def main() -> None:
             progress("the server is there")
             client = Client(server.url, verbose=False, analytics_enabled=False)
             with chromium() if has_page else nullcontext() as browser:
-                page = Page(browser, server) if browser else None
+                page = Page(browser, server.url) if browser else None
                 if "chat" in args.part:
                     results["chat"] = latency_and_speed(args, server, client, page)
                 if "map" in args.part:
