@@ -148,6 +148,8 @@ def make_theme() -> gr.themes.Base:
         input_shadow="none",
         input_shadow_focus="0 0 0 2px *color_accent_soft",
         block_border_width="1px",
+        input_border_width="1px",
+        input_border_width_dark="1px",
         button_border_width="1px",
         button_border_width_dark="1px",
         block_title_text_weight="600",

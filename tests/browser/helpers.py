@@ -16,14 +16,15 @@ def wait_until_ready(page, server) -> None:
     expect(page.locator("#chat-input textarea")).to_be_visible()
 
 
-def tabs_there(page) -> list[str]:
-    return [name for name in TABS if page.locator(f"#tab-{name}-button").count()]
-
-
 def open_tab(page, name: str) -> None:
+    """Go to a tab by its ID; a narrow window keeps some in a menu."""
     from playwright.sync_api import expect
 
-    page.locator(f"#tab-{name}-button").click()
+    button = page.locator(f"#tab-{name}-button")
+    if not button.is_visible():
+        page.locator("#lc-tabs .overflow-menu > button").click()
+        button = page.locator("#lc-tabs .overflow-dropdown button").get_by_text(name.title(), exact=True)
+    button.click()
     expect(page.locator(f"#tab-{name}")).to_be_visible()
 
 

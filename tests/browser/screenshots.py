@@ -22,6 +22,7 @@ from browser.helpers import open_tab, wait_until_ready  # noqa: E402
 from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 WIDE = {"width": 1440, "height": 960}
+TALL = {"width": 1440, "height": 1300}
 NARROW = {"width": 390, "height": 844}
 LONG_S = 600
 MAX_BYTES = 300_000
@@ -65,6 +66,7 @@ def visit(page: Page, server: AppServer, out: Path, folder: Path, n_chars: int) 
     both(page, out, "chat")
 
     open_tab(page, "documents")
+    page.set_viewport_size(TALL)
     document = folder / "python-language-reference.txt"
     document.write_text(python_reference()[:n_chars], "utf-8")
     page.locator("#doc-drop input[type=file]").set_input_files(document)
@@ -79,17 +81,20 @@ def visit(page: Page, server: AppServer, out: Path, folder: Path, n_chars: int) 
     page.locator("#lc-side").screenshot(path=out / "memory-dark.png")
     switch(page)
 
+    page.set_viewport_size(WIDE)
     open_tab(page, "models")
     expect(page.locator("#model-estimate")).not_to_be_empty()
     both(page, out, "models")
 
     open_tab(page, "compare")
+    page.set_viewport_size(TALL)
     page.locator("#compare-prompt textarea").fill("Why is the sky blue? Answer in two sentences.")
     page.locator("#compare-start").click()
-    expect(page.locator("#compare-stop")).to_be_visible()
-    expect(page.locator("#compare-start")).to_be_visible()
+    expect(page.locator("#compare-start")).to_be_disabled()
+    expect(page.locator("#compare-start")).to_be_enabled()
     settled(page)
     both(page, out, "compare")
+    page.set_viewport_size(WIDE)
 
     open_tab(page, "chat")
     page.set_viewport_size(NARROW)

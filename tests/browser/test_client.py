@@ -23,7 +23,7 @@ def client_of(monkeypatch):
     clients: list[Client] = []
 
     def make(server, **options):
-        clients.append(Client(server.url, verbose=False, analytics_enabled=False, **options))
+        clients.append(Client(server.url, verbose=False, **options))
         return clients[-1]
 
     yield make

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from urllib.request import urlopen
 
 import pytest
-from browser.helpers import ask, open_tab, tabs_there, wait_until_ready
+from browser.helpers import TABS, ask, open_tab, wait_until_ready
 from lacache_app.settings import load_value
 from lacache_app.store import Store
 
@@ -151,7 +151,9 @@ def test_what_a_model_wrote_is_not_fetched(start_app, elsewhere, page, allowed_e
     expect(page.locator("#chat-log")).to_contain_text("That was the last one.")
     expect(page.locator("#chat-log")).to_contain_text("Here they are")
     page.wait_for_function("[...document.querySelectorAll('#chat-log img')].every((image) => image.complete)")
-    assert page.locator("#chat-log img").count() >= 3  # they are tried, so it is the policy and the guard that stop them
+    assert (
+        page.locator("#chat-log img").count() >= 3
+    )  # they are tried, so it is the policy and the guard that stop them
     with page.expect_response("**/lacache/status"):
         pass
     assert elsewhere.hits == []
@@ -165,7 +167,7 @@ def test_a_whole_visit_asks_only_our_own_server(app_server, new_context):
     context.on("request", lambda request: urls.append(request.url))
     page = context.new_page()
     wait_until_ready(page, app_server)
-    for name in tabs_there(page):
+    for name in TABS:
         open_tab(page, name)
     expect(page.locator("#lc-state")).to_have_attribute("data-state", re.compile("empty|idle"))
     assert len(urls) > 20

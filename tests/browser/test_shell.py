@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from browser.helpers import ask, open_tab, tabs_there, wait_until_ready
+from browser.helpers import TABS, ask, open_tab, wait_until_ready
 from lacache_app.settings import load_value
 from lacache_app.store import Store
 from lacache_app.ui.theme import DARK, LIGHT
@@ -89,13 +89,11 @@ def rgb(colour: str) -> str:
 
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (768, 1024), (1280, 900), (1920, 1080)])
 def test_no_width_needs_sideways_scrolling(app_server, new_context, width, height):
-    from playwright.sync_api import expect
 
     page = new_context(viewport={"width": width, "height": height}).new_page()
     wait_until_ready(page, app_server)
-    for name in tabs_there(page):
-        page.evaluate(f"document.getElementById('tab-{name}-button').click()")  # a narrow window hides some in a menu
-        expect(page.locator(f"#tab-{name}")).to_be_visible()
+    for name in TABS:
+        open_tab(page, name)
         too_wide = page.evaluate(TOO_WIDE)
         assert (name, too_wide) == (name, [])
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
@@ -138,7 +136,7 @@ def test_the_keyboard_reaches_everything_and_focus_is_seen(app_server, page):
 
 def test_everything_that_can_be_used_has_a_name(app_server, page):
     wait_until_ready(page, app_server)
-    for name in tabs_there(page):
+    for name in TABS:
         open_tab(page, name)
         nameless = page.evaluate(NAMELESS)
         assert (name, nameless) == (name, [])
