@@ -1,9 +1,9 @@
 """How far a summary is and how long it will take: events in, numbers out. Knows no screen.
 
-    meter = Meter()
-    for event in summarize(...):
-        meter.update(event)
-        meter.fraction, meter.tokens_per_s, meter.eta_s, meter.title
+meter = Meter()
+for event in summarize(...):
+    meter.update(event)
+    meter.fraction, meter.tokens_per_s, meter.eta_s, meter.title
 """
 
 from __future__ import annotations

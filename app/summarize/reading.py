@@ -1,8 +1,8 @@
 """A summary that an app shows while it is made: what to paint, from waiting to the end. Knows no gradio, no HTML.
 
-    reading = Reading(document, Task(mode="parts"), job=job).start(host)
-    for view in reading.views():          # closing this iterator stops it
-        view.state, view.fraction, view.text
+reading = Reading(document, Task(mode="parts"), job=job).start(host)
+for view in reading.views():          # closing this iterator stops it
+    view.state, view.fraction, view.text
 """
 
 from __future__ import annotations

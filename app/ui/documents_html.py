@@ -37,10 +37,8 @@ def recognised(document: Document, names: list[str], errors: list[str], outlook:
     """What was found in the files, what could not be read, and what reading it will take."""
     rows = "".join(f'<div class="doc-file">{html.escape(name)}</div>' for name in names)
     note = "".join(f'<p class="doc-note">{html.escape(line)}</p>' for line in document.note.splitlines())
-    return (
-        f'<div class="doc-found" role="status">{rows}<p>{html.escape(outlook)}</p>{note}</div>'
-        + "".join(alert(text) for text in errors)
-    )
+    alerts = "".join(alert(text) for text in errors)
+    return f'<div class="doc-found" role="status">{rows}<p>{html.escape(outlook)}</p>{note}</div>{alerts}'
 
 
 def describe(document: Document) -> str:

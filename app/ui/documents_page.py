@@ -254,13 +254,25 @@ class DocumentsPage:
 
     def offers(self) -> Changes:
         """The list of jobs that can be gone on with or shown again, hidden if there are none."""
-        group, choice, *_ = self.own.resume
+        group, choice, go_on, _ = self.own.resume
         jobs = [*self.jobs.unfinished(), *self.jobs.finished()][:N_LISTED]
         choices = [(_offer(job), job.id) for job in jobs]
         return {
             group: gr.Group(visible=bool(jobs)),
             choice: gr.Radio(choices=choices, value=jobs[0].id if jobs else None),
+            go_on: self._label(jobs[0] if jobs else None),
         }
+
+    def chosen(self, job_id: str | None) -> gr.Button:
+        """Another job was chosen: the button says what it does."""
+        try:
+            return self._label(self.jobs.get(job_id or ""))
+        except LacacheError:
+            return self._label(None)
+
+    @staticmethod
+    def _label(job: Job | None) -> gr.Button:
+        return gr.Button("Show" if job is not None and job.state == "done" else "Go on")
 
     def forget(self, job_id: str | None) -> Changes:
         """Delete a job with the text it keeps."""

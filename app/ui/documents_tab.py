@@ -126,12 +126,11 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
     own.start.click(page.begin, [own.document, own.due, *own.options()], page.asking, **quick).then(
         page.follow, own.due, page.painted, **engine
     )
-    go_on.click(page.go_on, [choice, own.due], page.asking, **quick).then(
-        page.follow, own.due, page.painted, **engine
-    )
+    go_on.click(page.go_on, [choice, own.due], page.asking, **quick).then(page.follow, own.due, page.painted, **engine)
     own.stop.click(page.stop, None, own.stop, **quick)
-    forget.click(page.forget, choice, [group, choice, own.progress], **quick)
-    shared.demo.load(page.offers, None, [group, choice], **quick)
+    forget.click(page.forget, choice, [group, choice, go_on, own.progress], **quick)
+    choice.input(page.chosen, choice, go_on, **quick)
+    shared.demo.load(page.offers, None, [group, choice, go_on], **quick)
     shared.demo.unload(page.leave)
 
     own.copy.click(None, own.result, None, js=_COPY_JS, api_visibility="private")

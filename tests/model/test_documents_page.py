@@ -16,7 +16,7 @@ from lacache_gguf.events import Progress
 
 pytestmark = pytest.mark.model
 
-TEXT = "The lighthouse keeper wrote one line every night. Ships came and went, and the sea kept its own diary. " * 20
+TEXT = "The lighthouse keeper wrote one line every night. Ships came and went, and the sea kept its own diary. " * 8
 
 
 @pytest.fixture

@@ -107,8 +107,7 @@ def test_whole_mode_reads_the_document_once_and_says_where_sentences_come_from(f
     assert [place.label for place in result.places] == ["ch. 3", "ch. 7"]
     assert result.summary == engine.reply
     assert result.text == (
-        "It tells of thing3 and word3 at length. [ch. 3] Nothing else matters here. "
-        "Then of word7 and chapter7. [ch. 7]"
+        "It tells of thing3 and word3 at length. [ch. 3] Nothing else matters here. Then of word7 and chapter7. [ch. 7]"
     )
     assert (result.prompt, result.answer) == (engine.messages[0]["content"], engine.reply)
 
