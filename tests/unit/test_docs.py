@@ -189,13 +189,13 @@ def test_every_reason_for_a_refusal_is_explained():
     text = read("docs/how-it-works.md")
     sources = PATCHES / "overlay/src"
     reasons = re.findall(r'res\.reason = "([^"]+)"', (sources / "llama-lacache.cpp").read_text("utf-8"))
-    reasons += re.findall(r'return "(it[^"]+)"', (sources / "llama-kv-compact.cpp").read_text("utf-8"))
+    reasons += re.findall(r'return "(it[^"]+)"', (sources / "llama-kv-compact-reason.cpp").read_text("utf-8"))
     assert len(reasons) > 8
     assert sorted(rows(text, r"it[^|]+")) == sorted(reasons)
 
 
 def test_every_refused_architecture_is_named():
-    source = (PATCHES / "overlay/src/llama-kv-compact.cpp").read_text("utf-8")
+    source = (PATCHES / "overlay/src/llama-kv-compact-reason.cpp").read_text("utf-8")
     body = re.search(r"(?s)static bool arch_k_is_not_plain.*?return true;", source)[0]
     refused = {name.lower().translate(JOINERS) for name in re.findall(r"LLM_ARCH_(\w+)", body)}
     (paragraph,) = re.findall(r'(?ms)^"Not a plain rotation".*?\n\n', read("docs/how-it-works.md"))
