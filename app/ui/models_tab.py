@@ -117,7 +117,7 @@ def _build_folders() -> tuple[gr.Textbox, gr.Button, gr.Dropdown, gr.HTML]:
                 label="Folder", placeholder="/home/you/models", elem_id="model-folder", scale=3, max_lines=1,
                 info="Searched with its subfolders for .gguf files, now and at every start.",
             )  # fmt: skip
-            add = gr.Button("Search", elem_id="model-folder-add", scale=0, min_width=100)
+            add = gr.Button("Search", elem_id="model-folder-add", scale=0, min_width=120)
         folders = gr.Dropdown(
             [], value=[], multiselect=True, label="Searched folders", elem_id="model-folder-list", visible=False,
             info="Remove one to forget it; nothing is deleted.",
@@ -133,7 +133,7 @@ def _build_downloads() -> tuple:
                 label="Name", placeholder="user/repository or user/repository:Q4_K_M", elem_id="model-name", scale=3,
                 max_lines=1, info="A repository with GGUF files. This is the only thing that uses the network.",
             )  # fmt: skip
-            look_up = gr.Button("Look up", elem_id="model-look-up", scale=0, min_width=100)
+            look_up = gr.Button("Look up", elem_id="model-look-up", scale=0, min_width=120)
         variants = gr.Dropdown([], label="Quantization", elem_id="model-variants", visible=False, filterable=False)
         offer = gr.HTML(elem_id="model-offer", padding=False)
         download = gr.Button("Download", elem_id="model-download")

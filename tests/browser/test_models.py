@@ -43,7 +43,8 @@ def hub(tiny: Path) -> Iterator[LoopbackHub]:
 @pytest.fixture
 def app(start_app, hub: LoopbackHub, tmp_path: Path):
     """An app of its own for the test, with an empty hub cache."""
-    return start_app(env={"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "huggingface")})
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "huggingface"), "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+    return start_app(env=env)
 
 
 @pytest.fixture
@@ -57,14 +58,19 @@ def open_tab(page: Page) -> Callable[[str], Page]:
     return open_tab
 
 
+def field(page: Page, name: str) -> Locator:
+    """The box one types in; its label holds the explanation, too."""
+    return page.locator(f"#{name} :is(input, textarea)")
+
+
 def set_budget(page: Page, mib: float) -> None:
-    field = page.locator("#model-budget input[type=number]")
-    field.fill(str(mib))
-    field.press("Tab")
+    number = page.locator("#model-budget input[type=number]")
+    number.fill(str(mib))
+    number.press("Tab")
 
 
 def download(page: Page, name: str = REPO) -> None:
-    page.get_by_label("Name", exact=True).fill(name)
+    field(page, "model-name").fill(name)
     page.locator("#model-download").click()
 
 
@@ -141,11 +147,11 @@ def test_a_folder_with_good_and_bad_files(start_app, open_tab, tiny, tmp_path):
     app = start_app()
     page = open_tab(app.url)
     page.get_by_role("button", name="Models in a folder").click()
-    page.get_by_label("Folder", exact=True).fill("/no/such/folder")
+    field(page, "model-folder").fill("/no/such/folder")
     page.locator("#model-folder-add").click()
     expect(page.locator("#model-folder-news")).to_contain_text("there is no folder /no/such/folder")
-    page.get_by_label("Folder", exact=True).fill(str(folder))
-    page.get_by_label("Folder", exact=True).press("Enter")
+    field(page, "model-folder").fill(str(folder))
+    field(page, "model-folder").press("Enter")
     expect(page.locator("#model-folder-news")).to_contain_text("4 model files found")
     bad = page.locator("#model-unusable")
     expect(bad).to_contain_text("half.gguf damaged: it is incomplete")
@@ -165,7 +171,7 @@ def test_a_folder_with_good_and_bad_files(start_app, open_tab, tiny, tmp_path):
 
 def test_look_up_download_pause_resume_load(app, hub, open_tab):
     page = open_tab(app.url)
-    page.get_by_label("Name", exact=True).fill(REPO)
+    field(page, "model-name").fill(REPO)
     page.locator("#model-look-up").click()
     offer = page.locator("#model-offer")
     expect(offer).to_contain_text(NAME)

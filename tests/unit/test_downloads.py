@@ -36,6 +36,7 @@ def server(monkeypatch, tmp_path):
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)  # a held download is not taken for a broken one
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         yield server
 
