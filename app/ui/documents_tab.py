@@ -134,7 +134,10 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
     shared.demo.unload(page.leave)
 
     own.copy.click(None, own.result, None, js=_COPY_JS, api_visibility="private")
-    own.to_chat.click(page.to_chat, own.finished, [shared.tabs, shared.conversation], **quick)
+    own.to_chat.click(  # in the queue: outside of it Gradio does not tell listeners that a State changed
+        page.to_chat, own.finished, [shared.tabs, shared.conversation], concurrency_limit=None,
+        show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
     _api(page)
 
 
