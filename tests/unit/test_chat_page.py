@@ -1,0 +1,208 @@
+"""chat_page: what events paint, in which order, and that a late one brings nothing old back. No browser, no model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from lacache_app.host import EngineHost, EngineSettings
+from lacache_app.memory_map import MemoryMap
+from lacache_app.store import Store
+from lacache_app.ui import Shared, chat_tab
+from lacache_app.ui.chat_page import N_SHOWN, ChatPage
+from lacache_app.ui.context import Context
+
+REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
+
+
+@pytest.fixture
+def page(fake_engine, tmp_path):
+    ctx = Context(EngineHost(EngineSettings(n_ctx=1024)), Store(tmp_path / "chats.sqlite3"), tmp_path, MemoryMap())
+
+    async def build() -> ChatPage:  # in a loop: Gradio would make several for its locks, and close none
+        with gr.Blocks(analytics_enabled=False) as demo:
+            conversation = gr.State("")
+            with gr.Tabs() as tabs, gr.Tab(chat_tab.TITLE):
+                own = chat_tab.build(ctx)
+            shared = Shared(tabs, conversation, demo)
+            chat_tab.wire(ctx, own, shared)
+        return ChatPage(ctx, own, shared)
+
+    yield asyncio.run(build())
+    assert ctx.host.shutdown()
+    ctx.store.close()
+
+
+@pytest.fixture
+def gate(fake_engine, monkeypatch):
+    """While it is cleared, answers wait behind their fifth token."""
+    go, reached = threading.Event(), threading.Event()
+    original = fake_engine.answer
+
+    def answer(engine, messages, **settings):
+        for i, event in enumerate(original(engine, messages, **settings)):
+            yield event
+            if i == 5:
+                reached.set()
+                assert go.wait(30)
+
+    monkeypatch.setattr(fake_engine, "answer", answer)
+    return SimpleNamespace(go=go, reached=reached)
+
+
+def choice(page: ChatPage, **changed) -> list:
+    """Values of Sampling.inputs(), as the page sends them."""
+    values = {"system": "", "preset": "Balanced", "temperature": 0.7, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    values |= {"repeat_penalty": 1.1, "max_tokens": 0, "seed": 3, **changed}
+    assert len(values) == len(page.own.sampling.inputs())
+    return list(values.values())
+
+
+def send(page: ChatPage, text: str, conversation: str = "", asked=None, **changed) -> dict:
+    return page.send(text, conversation, asked, "", REQUEST, *choice(page, **changed))
+
+
+def said(changes: dict, page: ChatPage) -> list[tuple[str, str]]:
+    return [(bubble.role, bubble.content[0].text) for bubble in changes[page.own.log]]
+
+
+def is_skip(value) -> bool:
+    return isinstance(value, dict) and value == gr.skip()
+
+
+def test_a_message_and_its_answer(page):
+    changes = send(page, "  hello ", system="Be brief.")
+    talk = changes[page.shared.conversation]
+    assert said(changes, page) == [("user", "hello")]
+    assert changes[page.own.input] == ""
+    assert changes[page.own.opened] == talk
+    assert (changes[page.own.send].visible, changes[page.own.stop].visible) == (False, True)
+    chunks = list(page.answer(changes[page.own.asked], "", REQUEST))
+    texts = [said(chunk, page)[-1][1] for chunk in chunks[:-1]]
+    assert texts[-1].endswith("café included.")
+    *_, settled, last = chunks
+    assert (settled[page.own.send].visible, settled[page.own.stop].visible) == (True, False)
+    assert all(is_skip(value) for value in last.values()), "Gradio repeats the last chunk at the end: it must be empty"
+    assert page.store.get(talk).system == "Be brief."
+    assert page.store.get(talk).settings["chosen"]["seed"] == 3
+    again = list(page.answer(changes[page.own.asked], "", REQUEST))
+    assert len(again) == 1, "an answer is painted once"
+    assert all(is_skip(value) for value in again[0].values())
+
+
+def test_nothing_is_sent_twice_or_empty(page, gate):
+    assert page.own.asked not in send(page, " \n")
+    first = send(page, "one")
+    assert gate.reached.wait(30)
+    busy = send(page, "two", first[page.shared.conversation], first[page.own.asked])
+    assert all(is_skip(value) for value in busy.values()), "the text stays in the box"
+    gate.go.set()
+    list(page.answer(first[page.own.asked], "", REQUEST))
+    assert [m.content for m in page.store.messages(first[page.shared.conversation])][0::2] == ["one"]
+
+
+def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
+    """It was stopped, and before its last chunk was painted the next message was sent."""
+    first = send(page, "one")
+    asked, talk = first[page.own.asked], first[page.shared.conversation]
+    painting = page.answer(asked, "", REQUEST)
+    next(painting)
+    assert gate.reached.wait(30)
+    page.stop(asked, talk, "")
+    gate.go.set()
+    assert asked.turn.wait(30)
+    gate.go.clear()
+    gate.reached.clear()
+    second = send(page, "two", talk, asked)
+    assert gate.reached.wait(30), "the newer answer is under way"
+    late = list(painting)
+    assert all(page.own.send not in chunk for chunk in late), "Stop stays where it is"
+    painting = page.answer(second[page.own.asked], "", REQUEST)
+    assert next(painting)[page.own.stop].visible, "and its first chunk says so again"
+    gate.go.set()
+    *_, settled, _ = painting
+    assert [role for role, _ in said(settled, page)] == ["user", "assistant"] * 2
+
+
+def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
+    first = send(page, "one")
+    asked, talk = first[page.own.asked], first[page.shared.conversation]
+    painting = page.answer(asked, "", REQUEST)
+    next(painting)
+    assert gate.reached.wait(30)
+    opened = []
+    switch = threading.Thread(target=lambda: opened.append(page.new("", asked)))
+    switch.start()
+    gate.go.set()
+    chunks = list(painting)  # the page's own event goes on until it has nothing more to say
+    switch.join(30)
+    assert said(opened[0], page) == []
+    assert asked.shown.is_set()
+    assert chunks, "what was written was painted before"
+    assert page.store.messages(talk)[1].state == "partial"
+
+
+def test_a_message_edited_elsewhere_is_not_overwritten(page):
+    changes = send(page, "one")
+    talk = changes[page.shared.conversation]
+    list(page.answer(changes[page.own.asked], "", REQUEST))
+    bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
+    number = page.store.messages(talk)[1].id
+    page.store.set_content(number, "changed elsewhere")
+    event = SimpleNamespace(index=1, value="mine", previous_value=bubbles[1]["content"][0]["text"])
+    with pytest.warns(UserWarning, match="changed in another window"):
+        painted = page.edit(bubbles, talk, "", None, event, REQUEST, *choice(page))
+    assert said(painted, page)[1] == ("assistant", "changed elsewhere")
+    with pytest.warns(UserWarning, match="not in the store"):
+        page.remove(bubbles, talk, "", None, SimpleNamespace(index=7))
+    page.remove(bubbles, talk, "", None, SimpleNamespace(index=0))
+    assert [message.content for message in page.store.messages(talk)] == ["changed elsewhere"]
+
+
+def test_a_message_too_long_for_the_page_is_kept_whole(page):
+    long = "word " * N_SHOWN
+    changes = send(page, long)
+    talk = changes[page.shared.conversation]
+    list(page.answer(changes[page.own.asked], "", REQUEST))
+    bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
+    shown = bubbles[0]["content"][0]["text"]
+    assert len(shown) < N_SHOWN + 200
+    assert f"{len(long.strip()):,} characters in all" in shown
+    event = SimpleNamespace(index=0, value="short", previous_value=shown)
+    with pytest.warns(UserWarning, match="too long to be edited"):
+        page.edit(bubbles, talk, "", None, event, REQUEST, *choice(page))
+    assert page.store.messages(talk)[0].content == long.strip()
+
+
+def test_the_page_opens_what_its_address_says(page):
+    talk = page.store.create(title="Kept", system="S").id
+    page.store.append(talk, "user", "hi")
+    painted = page.load("", SimpleNamespace(session_hash="x", query_params={"chat": talk}))
+    assert said(painted, page) == [("user", "hi")]
+    assert painted[page.own.sampling.system] == "S"
+    gone = page.load("", SimpleNamespace(session_hash="x", query_params={"chat": "no-such"}))
+    assert said(gone, page) == []
+    assert gone[page.shared.conversation] == ""
+
+
+def test_another_tab_may_open_a_conversation(page):
+    talk = page.store.create().id
+    page.store.append(talk, "user", "the whole book", display="book.pdf - 41 pages")
+    painted = page.follow(talk, "", "", None)
+    assert said(painted, page) == [("user", "book.pdf - 41 pages")]
+    assert all(is_skip(value) for value in page.follow(talk, talk, "", None).values())
+
+
+def test_the_api(page):
+    *_, (text, talk) = page.chat("hello")
+    assert text.endswith("café included.")
+    *_, (_, same) = page.chat("again", talk)
+    assert same == talk
+    assert len(page.store.messages(talk)) == 4
+    with pytest.raises(gr.Error, match="no conversation 'nonsense'"):
+        list(page.chat("hello", "nonsense"))
+    with pytest.raises(gr.Error, match="empty"):
+        list(page.chat("  "))
