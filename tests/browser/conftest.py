@@ -37,6 +37,9 @@ CHROMIUM_FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
+HARMLESS = (
+    "AbortError: signal is aborted",  # Gradio says so itself when its page is left or loaded again
+)
 _ADDRESS = re.compile(r"LaCache is at (http://\S+)")
 
 
@@ -191,7 +194,8 @@ def new_context(browser: Browser, allowed_errors: list[str]) -> Iterator[Callabl
     yield make
     for context in contexts:
         context.close()
-    unexpected = [text for text in problems if not any(re.search(pattern, text) for pattern in allowed_errors)]
+    allowed = (*HARMLESS, *allowed_errors)
+    unexpected = [text for text in problems if not any(re.search(pattern, text) for pattern in allowed)]
     assert unexpected == []
 
 

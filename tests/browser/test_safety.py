@@ -153,7 +153,7 @@ def test_what_a_model_wrote_is_not_fetched(start_app, elsewhere, page, allowed_e
     page.wait_for_function("[...document.querySelectorAll('#chat-log img')].every((image) => image.complete)")
     assert (
         page.locator("#chat-log img").count() >= 3
-    )  # they are tried, so it is the policy and the guard that stop them
+    )  # tried, so it is policy and guard that stop them
     with page.expect_response("**/lacache/status"):
         pass
     assert elsewhere.hits == []

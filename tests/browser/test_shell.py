@@ -14,7 +14,7 @@ from lacache_app.ui.theme import DARK, LIGHT
 pytestmark = pytest.mark.browser
 TOO_WIDE = """() => [...document.querySelectorAll("#lc-body *, #lc-header *")].filter((e) => {
   const box = e.getBoundingClientRect();
-  const mayScroll = e.closest("[style*='overflow'], .table-wrap, pre, nav");
+  const mayScroll = e.closest("[style*='overflow'], .table-wrap, pre, nav, [aria-hidden=true], .visually-hidden");
   return box.width && box.right > innerWidth + 1 && getComputedStyle(e).position !== "fixed" && !mayScroll &&
     e.checkVisibility({ visibilityProperty: true });
 }).slice(0, 5).map((e) => `${e.tagName}#${e.id}.${e.className} ${e.getBoundingClientRect().right}`)"""

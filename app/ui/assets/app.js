@@ -65,6 +65,30 @@
     localStorage.setItem("lacache-theme", isDark ? "dark" : "light");
   });
 
+  // Gradio puts the page together piece by piece. It is shown when it has stopped moving, so that nothing jumps.
+  const STILL_MS = 200, LONGEST_MS = 6000;
+  document.documentElement.classList.add("lc-assembling");
+
+  function shape() {
+    return ["lc-main", "lc-side", "chat-log", "memory-panel", "chat-input"].map((id) => {
+      const box = document.getElementById(id)?.getBoundingClientRect();
+      return box ? [box.left, box.top, box.width, box.height].join() : "";
+    });
+  }
+
+  function revealWhenStill() {
+    const begin = performance.now();
+    let last = "", since = begin;
+    const look = () => {
+      const now = performance.now(), parts = shape();
+      const isLoading = parts.includes("") || document.querySelector("[data-testid=status-tracker].full .loading");
+      if (isLoading || parts.join(";") !== last) [last, since] = [parts.join(";"), now];
+      if (now - since < STILL_MS && now - begin < LONGEST_MS) return setTimeout(look, 40);
+      document.documentElement.classList.remove("lc-assembling");
+    };
+    look();
+  }
+
   function whenReady(found) {
     if (document.getElementById("lc-header")) return found();
     const observer = new MutationObserver(() => {
@@ -77,6 +101,7 @@
 
   whenReady(() => {
     if (theme) setDark(wantsDark);
+    revealWhenStill();
     poll();
   });
 })();
