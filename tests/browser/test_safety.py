@@ -7,6 +7,7 @@ import http.server
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -117,6 +118,16 @@ def test_with_a_password(start_app, browser, new_context):
     expect(page.locator("#lc-model")).not_to_be_empty()
 
 
+def test_no_file_of_this_machine_can_be_asked_for(app_server):
+    outside = [Path(__file__), Path(__file__).parents[2] / "README.md", Path("/etc/hostname"), Path.home()]
+    inside = [app_server.data_dir / name for name in ("settings.json", "chats.sqlite3", "uploads/../settings.json")]
+    for path in (*outside, *inside, Path("README.md"), Path("tests/browser/test_safety.py")):
+        for address in (f"/gradio_api/file={path}", f"/file={path}", f"/gradio_api/file/{path}", f"/static/..{path}"):
+            status, body = ask(app_server, "GET", address, {})
+            assert status in (403, 404), (status, address)
+            assert b"welcome_seen" not in body
+
+
 # ---- nothing is fetched from elsewhere -------------------------------------------------------------------------------
 
 
@@ -151,9 +162,7 @@ def test_what_a_model_wrote_is_not_fetched(start_app, elsewhere, page, allowed_e
     expect(page.locator("#chat-log")).to_contain_text("That was the last one.")
     expect(page.locator("#chat-log")).to_contain_text("Here they are")
     page.wait_for_function("[...document.querySelectorAll('#chat-log img')].every((image) => image.complete)")
-    assert (
-        page.locator("#chat-log img").count() >= 3
-    )  # tried, so it is policy and guard that stop them
+    assert page.locator("#chat-log img").count() >= 3  # tried, so it is policy and guard that stop them
     with page.expect_response("**/lacache/status"):
         pass
     assert elsewhere.hits == []
