@@ -41,18 +41,23 @@ def conversation_list(talks: Sequence[Conversation], opened: str, search: str = 
     return f'<nav aria-label="Conversations" data-open="{escape(opened)}">{body}</nav>'
 
 
-def title(text: str) -> str:
-    """The open conversation's title."""
-    return f"<h2>{escape(text)}</h2>"
+def title(text: str | None) -> str:
+    """The open conversation's title; None: there is none yet, and its tools are hidden."""
+    return f"<h2>{escape(text)}</h2>" if text is not None else '<h2 class="lc-new">New chat</h2>'
 
 
 def news(view: View | None) -> str:
-    """One line below the conversation: what is happening, or what happened last. Always of the same height."""
+    """One line below the conversation: what is happening, or what happened last. Always of the same height.
+
+    While it is `busy`, the page shows Stop instead of Send.
+    """
     if view is None:
         return _line("")
     if view.state == "waiting":
         others = f"{view.place} {'answer comes' if view.place == 1 else 'answers come'} before yours"
         return _line(f"Waiting: {others}" if view.place else "Starting …", "busy")
+    if view.state == "stopping":
+        return _line("Stopping …", "busy")
     if view.state == "loading":
         return _line("Loading the model …", "busy")
     if view.state == "reading":

@@ -21,7 +21,7 @@ from gradio.components.chatbot import Message as Bubble
 from gradio.components.chatbot import TextMessage
 from lacache_app import chat
 from lacache_app.chat import PRESETS, Turn, View
-from lacache_app.store import NEW_TITLE, Message
+from lacache_app.store import Message
 from lacache_app.ui import chat_html
 from lacache_app.ui.context import Context
 
@@ -54,7 +54,7 @@ class ChatPage:
 
     def __init__(self, ctx: Context, own: ChatTab, shared: Shared) -> None:
         self.ctx, self.store, self.own, self.shared = ctx, ctx.store, own, shared
-        self.painted = [own.log, own.note, own.status, own.send, own.stop, own.talks, own.title, own.tools]
+        self.painted = [own.log, own.note, own.status, own.talks, own.title]
         self.asking = [*self.painted, own.input, own.asked, shared.conversation, own.opened]
         rows = [own.bar, own.rename_row, own.confirm_row]
         self.everything = [*self.painted, shared.conversation, own.opened, *rows, *own.sampling.inputs()]
@@ -114,7 +114,7 @@ class ChatPage:
         self.ctx.runs.set(request.session_hash, asked.turn, ID)
         waiting = View("waiting", place=asked.turn.place)
         return {
-            **self._paint(conversation, search, chat_html.news(waiting), is_busy=True),
+            **self._settled(conversation, search, chat_html.news(waiting)),
             self.own.asked: asked,
             self.shared.conversation: conversation,
             self.own.opened: conversation,
@@ -126,15 +126,13 @@ class ChatPage:
             yield self._nothing()
             return
         asked.is_taken, turn = True, asked.turn
-        buttons = self._buttons(is_busy=True)
         try:
             before = [_bubble(m) for m in self.store.messages(turn.conversation) if m.id != turn.message]
             for view in turn.views():
                 if view.is_over:
                     break
                 live = [Bubble(role="assistant", content=[TextMessage(text=view.text)])] if view.n_tokens else []
-                yield {self.own.log: [*before, *live], self.own.status: chat_html.news(view), **buttons}
-                buttons = {}
+                yield {self.own.log: [*before, *live], self.own.status: chat_html.news(view)}
             newer = self.ctx.runs.get(request.session_hash, ID)
             if newer is None or newer is turn:
                 yield self._settled(turn.conversation, search, chat_html.news(view))
@@ -149,7 +147,7 @@ class ChatPage:
         asked.turn.stop()
         if not asked.is_taken and asked.turn.wait(0.1):  # it was waiting behind others
             return self._settled(conversation, search, chat_html.news(View("stopped")))
-        return {self.own.status: '<div class="lc-news busy" role="status">Stopping …</div>'}
+        return {self.own.status: chat_html.news(View("stopping"))}
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: nobody waits for the answer any more."""
@@ -269,26 +267,18 @@ class ChatPage:
     def _nothing(self) -> Changes:
         return {self.own.log: gr.skip(), self.own.status: gr.skip()}
 
-    def _paint(self, conversation: str, search: str, news: str, is_busy: bool = False) -> Changes:
-        """The conversation as the store has it."""
+    def _settled(self, conversation: str, search: str, news: str = "") -> Changes:
+        """The conversation as the store has it. `news` also says whether Send or Stop is shown (assets/chat.css)."""
         own, is_there = self.own, bool(conversation) and self.store.has(conversation)
         messages = self.store.messages(conversation) if is_there else []
         note = chat.note_of(self.store, conversation) if is_there else None
         return {
             own.log: [_bubble(message) for message in messages],
             own.note: chat_html.memory_note(note, messages),
-            own.status: news,
-            **self._buttons(is_busy),
+            own.status: news or chat_html.news(None),
             own.talks: self.list(conversation if is_there else "", search),
-            own.title: chat_html.title(self.store.get(conversation).title if is_there else NEW_TITLE),
-            own.tools: gr.Row(visible=is_there),
+            own.title: chat_html.title(self.store.get(conversation).title if is_there else None),
         }
-
-    def _buttons(self, is_busy: bool) -> Changes:
-        return {self.own.send: gr.Button(visible=not is_busy), self.own.stop: gr.Button(visible=is_busy)}
-
-    def _settled(self, conversation: str, search: str, news: str = "") -> Changes:
-        return self._paint(conversation, search, news or chat_html.news(None))
 
     def _open(self, conversation: str, search: str, notice: str = "") -> Changes:
         """Everything about one conversation; "" or one that is gone: an empty page."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 from lacache_app.chat import DEFAULT_PRESET, PRESETS
-from lacache_app.store import NEW_TITLE
 from lacache_app.ui import chat_html
 from lacache_app.ui.context import Context
 
@@ -67,7 +66,6 @@ class ChatTab:
     talks: gr.HTML
     bar: gr.Row
     title: gr.HTML
-    tools: gr.Row
     rename: gr.Button
     markdown: gr.Button
     json: gr.Button
@@ -103,8 +101,8 @@ def build(_ctx: Context) -> ChatTab:
             talks = gr.HTML(elem_id="chat-list", js_on_load=_LIST_JS)  # filled when the page is loaded
         with gr.Column(elem_id="chat-main", scale=1):
             with gr.Row(elem_id="chat-bar") as bar:
-                title = gr.HTML(chat_html.title(NEW_TITLE), elem_id="chat-title")
-                with gr.Row(elem_id="chat-tools", visible=False) as tools:
+                title = gr.HTML(chat_html.title(None), elem_id="chat-title")
+                with gr.Row(elem_id="chat-tools"):
                     rename = gr.Button("Rename", elem_id="chat-rename-open", size="sm")
                     markdown = gr.Button("Save as Markdown", elem_id="chat-markdown", size="sm")
                     json = gr.Button("Save as JSON", elem_id="chat-json", size="sm")
@@ -132,14 +130,14 @@ def build(_ctx: Context) -> ChatTab:
                     lines=1, max_lines=10, container=False, elem_id="chat-input", scale=1,
                 )  # fmt: skip
                 send = gr.Button("Send", elem_id="chat-send", variant="primary", scale=0)
-                stop = gr.Button("Stop", elem_id="chat-stop", variant="stop", scale=0, visible=False)
+                stop = gr.Button("Stop", elem_id="chat-stop", variant="stop", scale=0)
             sampling = _build_sampling()
             bridge = gr.HTML(
                 elem_id="chat-bridge", html_template="", visible="hidden", js_on_load=_asset("chat.js"),
                 head='<link rel="stylesheet" href="/lacache/assets/chat.css">',
             )  # fmt: skip
     return ChatTab(
-        new, search, talks, bar, title, tools, rename, markdown, json, delete, rename_row, name, rename_yes, rename_no,
+        new, search, talks, bar, title, rename, markdown, json, delete, rename_row, name, rename_yes, rename_no,
         confirm_row, delete_yes, delete_no, log, note, status, text, send, stop, sampling, bridge, gr.State(""),
         gr.State(None),
     )  # fmt: skip

@@ -65,6 +65,7 @@ READING = Progress(500, 2000, 256, 256, 3, 2.0, n_before=100)
         (View("waiting", place=0), "Starting"),
         (View("waiting", place=1), "1 answer comes before yours"),
         (View("waiting", place=3), "3 answers come before yours"),
+        (View("stopping"), "Stopping …"),
         (View("loading"), "Loading the model"),
         (View("reading"), "Reading …"),
         (View("reading", progress=READING), "Reading 500 of 2,000 tokens · 200 tokens/s · about 0:08 left"),
@@ -81,6 +82,7 @@ def test_the_line_of_news(view, words):
     assert words in html
     assert ('role="alert"' in html) == (view.state == "failed")
     assert html.startswith('<div class="lc-news'), "always one line of the same height"
+    assert ('class="lc-news busy"' in html) == (not view.is_over), "Stop is shown until it is over"
 
 
 def test_progress_is_a_progress_bar():

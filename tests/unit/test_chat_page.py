@@ -69,6 +69,11 @@ def said(changes: dict, page: ChatPage) -> list[tuple[str, str]]:
     return [(bubble.role, bubble.content[0].text) for bubble in changes[page.own.log]]
 
 
+def is_busy(changes: dict, page: ChatPage) -> bool:
+    """Whether the page shows Stop instead of Send."""
+    return 'class="lc-news busy"' in changes[page.own.status]
+
+
 def is_skip(value) -> bool:
     return isinstance(value, dict) and value == gr.skip()
 
@@ -79,12 +84,13 @@ def test_a_message_and_its_answer(page):
     assert said(changes, page) == [("user", "hello")]
     assert changes[page.own.input] == ""
     assert changes[page.own.opened] == talk
-    assert (changes[page.own.send].visible, changes[page.own.stop].visible) == (False, True)
+    assert is_busy(changes, page)
     chunks = list(page.answer(changes[page.own.asked], "", REQUEST))
     texts = [said(chunk, page)[-1][1] for chunk in chunks[:-1]]
     assert texts[-1].endswith("café included.")
     *_, settled, last = chunks
-    assert (settled[page.own.send].visible, settled[page.own.stop].visible) == (True, False)
+    assert all(is_busy(chunk, page) for chunk in chunks[:-2])
+    assert not is_busy(settled, page)
     assert all(is_skip(value) for value in last.values()), "Gradio repeats the last chunk at the end: it must be empty"
     assert page.store.get(talk).system == "Be brief."
     assert page.store.get(talk).settings["chosen"]["seed"] == 3
@@ -119,9 +125,9 @@ def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
     second = send(page, "two", talk, asked)
     assert gate.reached.wait(30), "the newer answer is under way"
     late = list(painting)
-    assert all(page.own.send not in chunk for chunk in late), "Stop stays where it is"
+    assert all(is_skip(chunk[page.own.status]) or is_busy(chunk, page) for chunk in late), "Stop stays where it is"
     painting = page.answer(second[page.own.asked], "", REQUEST)
-    assert next(painting)[page.own.stop].visible, "and its first chunk says so again"
+    assert is_busy(next(painting), page)
     gate.go.set()
     *_, settled, _ = painting
     assert [role for role, _ in said(settled, page)] == ["user", "assistant"] * 2
