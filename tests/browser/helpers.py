@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 
 TABS = ("chat", "documents", "models", "compare")
 
@@ -36,3 +37,15 @@ def ask(server, method: str, path: str, headers: dict[str, str], body: str | Non
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def call(server, name: str, *values):
+    """What a named endpoint of the app answers to a program, over plain HTTP (two requests, nothing stays open)."""
+    path, host = f"/gradio_api/call/{name}", {"Host": f"127.0.0.1:{server.port}"}
+    body = json.dumps({"data": values})
+    status, answer = ask(server, "POST", path, {**host, "Content-Type": "application/json"}, body)
+    assert status == 200, answer
+    status, stream = ask(server, "GET", f"{path}/{json.loads(answer)['event_id']}", host)
+    event, _, data = stream.decode().rpartition("event: ")[2].partition("\ndata: ")
+    assert (status, event) == (200, "complete"), stream
+    return json.loads(data)[0]

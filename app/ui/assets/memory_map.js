@@ -350,7 +350,7 @@ class MemoryMapElement extends HTMLElement {
   // ---- looks -----------------------------------------------------------------------------------------------------
 
   relayout() {
-    const width = this.parts.picture.clientWidth;
+    const width = Math.floor(this.parts.picture.getBoundingClientRect().width);
     if (!width) return;
     this.at = layout(width, this.scene?.nLayer || 30);
     this.canvas.style.height = `${this.at.height}px`;
