@@ -47,8 +47,8 @@ DEFAULT_PRESET = "Balanced"
 class View:
     """What a page shows of a turn.
 
-    state: waiting (`place` others come first), loading (the model), reading (`progress`), answering, and at the end
-    done, stopped or failed (`error`).
+    state: waiting (`place` others come first), loading (the model), reading (`progress`), answering, stopping, and at
+    the end done, stopped or failed (`error`).
     """
 
     state: str
@@ -138,6 +138,8 @@ class Turn:
 
     def _state(self) -> str:
         state = self._run.state if self._run else "waiting"
+        if self._run and self._run.is_stopping:
+            return "stopping"
         if state == "running":
             return "answering" if self.n_tokens else "reading"
         return state

@@ -5,7 +5,7 @@
         ...                                       # Progress while it reads, then one Step per token
 
 A model reads and writes through one `Memory`: before every ubatch the memory makes room, so the length of what was seen
-is unlimited. Closing a generator stops the work, also in the middle of a long read. It knows no files, no UI.
+is unlimited. Closing a generator stops the work, also in the middle of a long read. It knows no UI.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from lacache_gguf.transcript import Transcript
 
 
 class Engine:
-    """A model with a bounded memory. One sequence; not for use from several threads at once.
+    """A model with a bounded memory. One sequence, used by one thread at a time; `tokenize`, `detokenize` and `piece`
+    may be called beside a running generation.
 
     model         path of a GGUF file, catalog name, or "user/repo:QUANT" on the model hub
     n_ctx         budget in cells (tokens per layer), or
@@ -205,7 +206,7 @@ class Engine:
     def read(self, tokens: Sequence[int], n_pinned: int = 0) -> Iterator[Progress]:
         """Feed `tokens`, one ubatch per event; closing the generator stops behind a whole ubatch.
 
-        n_pinned: the first tokens of the memory that are never thinned; only before anything was read.
+        n_pinned: the first tokens of the memory that are never thinned; only while nothing was thinned yet.
         Raises MemoryFull if the policy cannot make room, UsageError for a token outside the vocabulary.
         """
         self._conversation.transcript.cut(0)

@@ -68,7 +68,7 @@ def news(view: View | None) -> str:
         return _line(escape(view.error), "error", role="alert")
     if view.state == "stopped":
         return _line(f"Stopped · {_written(view)}" if view.n_tokens else "Stopped before the answer")
-    cut = " · cut at the longest answer set below" if view.is_cut else ""
+    cut = " · cut at the longest answer" if view.is_cut else ""
     return _line(_written(view) + _seen(view) + cut)
 
 
@@ -85,7 +85,7 @@ def memory_note(note: Thinned | None, messages: Sequence[Message]) -> str:
     parts = [part for part in note.parts if part.message in names and part.share < 0.995]
     rows = "".join(_part(part, names[part.message]) for part in parts[:_N_LINES])
     more = f"<p>… and {len(parts) - _N_LINES:,} more parts.</p>" if len(parts) > _N_LINES else ""
-    gone = f" {note.n_gone:,} of them are in no layer any more." if note.n_gone else ""
+    gone = f" {note.n_gone:,} tokens are in no layer any more." if note.n_gone else ""
     return (
         f"<details><summary>Older text is thinned: {note.n_thinned:,} of {note.n_tokens:,} tokens, "
         f"{_percent(note.share)} is left</summary>"

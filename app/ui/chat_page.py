@@ -42,8 +42,12 @@ class Asked:
     """An answer that is due or being painted. `shown` is set when the event that paints it has nothing more to say."""
 
     turn: Turn
-    is_taken: bool = False
     shown: threading.Event = field(default_factory=threading.Event)
+    _first: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> bool:
+        """Whether the caller is the first to take it, and so the one who paints how it ends."""
+        return self._first.acquire(blocking=False)
 
 
 class ChatPage:
@@ -122,10 +126,10 @@ class ChatPage:
 
     def answer(self, asked: Asked | None, search: str, request: gr.Request) -> Iterator[Changes]:
         """Paint the answer that is due until it is over. Only the last message changes meanwhile."""
-        if asked is None or asked.is_taken:
+        if asked is None or not asked.take():
             yield self._nothing()
             return
-        asked.is_taken, turn = True, asked.turn
+        turn = asked.turn
         try:
             before = [_bubble(m) for m in self.store.messages(turn.conversation) if m.id != turn.message]
             for view in turn.views():
@@ -141,13 +145,16 @@ class ChatPage:
             asked.shown.set()
 
     def stop(self, asked: Asked | None, conversation: str, search: str) -> Changes:
-        """End the answer at once; what was written stays."""
-        if asked is None or asked.turn.is_over:
+        """End the answer at once; what was written stays. The event that paints the answer also paints its end: this
+        one may reach the page after it. Only an answer that nobody paints yet, behind others, ends here."""
+        if asked is None or asked.shown.is_set():
             return self._settled(conversation, search)
         asked.turn.stop()
-        if not asked.is_taken and asked.turn.wait(0.1):  # it was waiting behind others
-            return self._settled(conversation, search, chat_html.news(View("stopped")))
-        return {self.own.status: chat_html.news(View("stopping"))}
+        if not asked.take():
+            return self._nothing()
+        asked.turn.wait(_END_S)
+        asked.shown.set()
+        return self._settled(conversation, search, chat_html.news(View("stopped")))
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: nobody waits for the answer any more."""
@@ -310,10 +317,8 @@ class ChatPage:
         if asked is not None and not asked.shown.is_set():
             asked.turn.stop()
             asked.turn.wait(_END_S)
-            if asked.is_taken:
+            if not asked.take():  # otherwise its event still waits in the queue, and will paint nothing
                 asked.shown.wait(_END_S)
-            else:
-                asked.is_taken = True  # its event still waits in the queue; it shall paint nothing
 
     @staticmethod
     def _number(bubbles: list[dict], index: int | tuple[int, int]) -> int:

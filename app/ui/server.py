@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lacache_app.ui.context import Context
 
 MAX_FILE_SIZE = "512mb"
-_GRACE_S = 5  # how long open connections may take to end
+_GRACE_S = 5  # how long the answer under way, and then the requests, may take to end
+_LAST_WORDS_S = 0.3  # for pages to be sent how their answer ended
 _QUEUE_LOOKS_EVERY_S = 0.008  # Gradio's 1 ms costs 3 % of a core for ever, which the model could use
 
 
@@ -58,13 +59,26 @@ def create_app(ctx: Context, hosts: Hosts, auth: tuple[str, str] | None = None) 
 
 def serve(app: Any, sock: socket.socket, on_ready: Callable[[], None], on_exit: Callable[[], None]) -> None:
     """Answer until Ctrl-C or SIGTERM. `on_exit` is called (in a thread) when that arrives, before connections end."""
+    import asyncio
+
     import uvicorn
+
+    leaving = threading.Thread(target=on_exit, name="exit")
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
             if not self.should_exit:
-                threading.Thread(target=on_exit, name="exit").start()
+                leaving.start()
             super().handle_exit(sig, frame)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Every open page holds a stream that never ends, so connections are closed rather than waited for."""
+            if leaving.ident is not None:
+                await asyncio.to_thread(leaving.join, _GRACE_S)
+                await asyncio.sleep(_LAST_WORDS_S)
+            for connection in list(self.server_state.connections):
+                connection.transport.close()
+            await super().shutdown(sockets)
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
+from collections.abc import Callable
 
 TABS = ("chat", "documents", "models", "compare")
 
@@ -15,6 +17,14 @@ def wait_until_ready(page, server) -> None:
     page.goto(server.url)
     expect(page.locator("#lc-model")).not_to_be_empty()
     expect(page.locator("#chat-input textarea")).to_be_visible()
+
+
+def until(page, is_so: Callable[[], object], timeout_s: float = 60) -> None:
+    """Wait for something that is not on the page: in the store, in a list of requests."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to be so"
+        page.wait_for_timeout(20)  # lets the page's events through
 
 
 def open_tab(page, name: str) -> None:

@@ -157,12 +157,12 @@ def test_ctrl_c_in_the_middle_of_an_answer_ends_cleanly_and_keeps_it(start_app, 
         "Failed to fetch",
         "network error",
         "NetworkError",
-        "connection",
+        "[Cc]onnection",
     ]
     wait_until_ready(page, server)
     page.locator("#chat-input textarea").fill("Write a very long story about a river, with many chapters.")
     page.locator("#chat-send").click()
-    expect(page.locator("#chat-log")).to_contain_text(re.compile(r"\S+(\s+\S+){25}"))
+    expect(page.locator("#chat-log [data-testid=bot]")).to_contain_text(re.compile(r"\S+(\s+\S+){10}"))
     assert server.stop() == 0
     assert "Traceback" not in server.log, server.log
     assert server.log.rstrip().endswith("stopped")
@@ -185,5 +185,4 @@ def test_status_says_what_is_loaded(start_app, page):
     page.locator("#chat-input textarea").fill("Hello")
     page.locator("#chat-send").click()
     expect(page.locator("#lc-budget")).to_have_text("5.6 MiB memory · 256 cells")
-    page.locator("#chat-stop").click()
     expect(page.locator("#lc-state")).to_have_text("ready")

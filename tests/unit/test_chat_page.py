@@ -133,6 +133,34 @@ def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
     assert [role for role, _ in said(settled, page)] == ["user", "assistant"] * 2
 
 
+def test_stop_leaves_the_end_to_the_event_that_paints_the_answer(page, gate):
+    """Its own changes may reach the page last: Stop once stayed there for good."""
+    first = send(page, "one")
+    asked, talk = first[page.own.asked], first[page.shared.conversation]
+    painting = page.answer(asked, "", REQUEST)
+    next(painting)
+    assert gate.reached.wait(30)
+    assert all(is_skip(value) for value in page.stop(asked, talk, "").values())
+    gate.go.set()
+    *_, settled, _ = painting
+    assert "Stopped" in settled[page.own.status]
+    assert not is_busy(page.stop(asked, talk, ""), page), "pressed again, it shows what is there"
+
+
+def test_an_answer_stopped_behind_others_is_never_painted(page, gate):
+    first = send(page, "one")
+    assert gate.reached.wait(30)
+    second = send(page, "two")
+    asked = second[page.own.asked]
+    stopped = page.stop(asked, second[page.shared.conversation], "")
+    assert "Stopped" in stopped[page.own.status]
+    assert said(stopped, page) == [("user", "two")]
+    (late,) = page.answer(asked, "", REQUEST)
+    assert all(is_skip(value) for value in late.values())
+    gate.go.set()
+    list(page.answer(first[page.own.asked], "", REQUEST))
+
+
 def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
     first = send(page, "one")
     asked, talk = first[page.own.asked], first[page.shared.conversation]
