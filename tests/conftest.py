@@ -31,6 +31,9 @@ N_BYTES_PER_CELL = 23040  # the default model's, with f16
 CONTROL = ("<|start|>", "<|end|>", "<|eot|>")
 
 
+TIERS = ("unit", "native", "model", "browser")
+
+
 class FakeEngine:
     """Engine's interface over bytes: token = byte, three control tokens, a reply that only depends on what was read.
 
@@ -279,7 +282,12 @@ def _missing() -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, unless LACACHE_REQUIRE says that it must."""
+    """Quick tests first; skip what cannot run here, unless LACACHE_REQUIRE says that it must.
+
+    The browser comes last also because Playwright runs an event loop in this thread from then on, beside which no
+    other test could call asyncio.run.
+    """
+    items.sort(key=lambda item: next((i for i, tier in enumerate(TIERS) if f"tests/{tier}/" in item.nodeid), -1))
     marked = [(item, name) for item in items for name in NEEDS if item.get_closest_marker(name)]
     if not marked:
         return

@@ -210,7 +210,8 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
         page.follow, [shared.conversation, own.opened, own.search, own.asked], page.everything, **slow
     )
     shared.demo.load(page.load, [own.search], page.everything, **quick)
-    own.search.change(page.list, here, own.talks, trigger_mode="always_last", **quick)  # `input` misses Backspace and paste
+    # Not `input`, which misses Backspace and what is pasted.
+    own.search.change(page.list, here, own.talks, trigger_mode="always_last", **quick)
 
     rows = [own.bar, own.rename_row, own.confirm_row]
     own.rename.click(page.ask_name, shared.conversation, [*rows, own.name], **quick)

@@ -69,7 +69,7 @@ def error(text: str) -> str:
 
 def news(text: str, kind: str = "") -> str:
     """One line of what is happening. kind: "", "busy", "good", "bad"."""
-    return f'<p class="lc-news" data-kind="{kind}" role="status">{escape(text)}</p>'
+    return f'<p class="lc-said" data-kind="{kind}" role="status">{escape(text)}</p>'
 
 
 def present(now: HostStatus) -> str:

@@ -149,7 +149,7 @@ def start_app(tmp_path: Path) -> Iterator[Callable[..., AppServer]]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """One Chromium for the session, with a fresh profile."""
+    """One Chromium for these tests, with a fresh profile."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 TABS = ("chat", "documents", "models", "compare")
+APP_IS_GONE = ("Failed to (load|fetch)", "ERR_", "NetworkError", "network error", "[Cc]onnection")
+"""For `allowed_errors` of a test that kills the app: what its page then says in the console."""
 
 
 def wait_until_ready(page, server) -> None:

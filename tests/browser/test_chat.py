@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browser.helpers import APP_IS_GONE, until
 from lacache_app.store import Store
-
-from tests.browser.helpers import until
 
 pytestmark = pytest.mark.browser
 
@@ -445,21 +444,8 @@ def test_settings_stay_with_the_conversation(app_server, page, expect):
     expect(page.get_by_label("Custom")).to_be_checked()
 
 
-@pytest.fixture
-def allowed_errors() -> list[str]:
-    # a killed app answers nobody, and what the page may not fetch it says in the console
-    return [
-        "Failed to load resource",
-        "Failed to fetch",
-        "ERR_",
-        "Content Security Policy",
-        "[Cc]onnection",
-        "network error",
-        "foreign request: http://192",
-    ]
-
-
-def test_kill_9_and_restart_keeps_everything(start_app, page, expect):
+def test_kill_9_and_restart_keeps_everything(start_app, page, expect, allowed_errors):
+    allowed_errors += APP_IS_GONE
     server = start_app()
     go(page, server)
     never_ending(page)
@@ -501,7 +487,8 @@ HOSTILE = """\
 The end."""
 
 
-def test_hostile_text_is_inert(app_server, page, expect):
+def test_hostile_text_is_inert(app_server, page, expect, allowed_errors):
+    allowed_errors += ["Content Security Policy", "ERR_", "foreign request: http://192"]  # refused, and said so
     tried, blocked = [], []
     page.on("request", lambda request: tried.append(request.url))
     page.on("requestfailed", lambda request: blocked.append((request.url, request.failure)))

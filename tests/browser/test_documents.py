@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api")
+from browser.helpers import APP_IS_GONE
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -165,8 +166,7 @@ def test_stop_keeps_what_was_read_and_go_on_goes_on(page, app_server, long_text)
 
 
 def test_after_kill_9_it_goes_on(page, start_app, long_text, allowed_errors):
-    allowed_errors += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "Failed to load resource", "ERR_",
-                       "NetworkError", "Failed to fetch", "network error", "Connection"]  # fmt: skip
+    allowed_errors += APP_IS_GONE
     server = start_app()
     open_tab(page, server.url)
     drop(page, long_text)

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from browser.helpers import TABS, ask, open_tab, wait_until_ready
+from browser.helpers import APP_IS_GONE, TABS, ask, open_tab, wait_until_ready
 from lacache_app.settings import load_value
 from lacache_app.store import Store
 from lacache_app.ui.theme import DARK, LIGHT
@@ -151,14 +151,7 @@ def test_ctrl_c_in_the_middle_of_an_answer_ends_cleanly_and_keeps_it(start_app, 
     from playwright.sync_api import expect
 
     server = start_app()
-    allowed_errors += [
-        "net::ERR",
-        "Failed to load resource",
-        "Failed to fetch",
-        "network error",
-        "NetworkError",
-        "[Cc]onnection",
-    ]
+    allowed_errors += APP_IS_GONE
     wait_until_ready(page, server)
     page.locator("#chat-input textarea").fill("Write a very long story about a river, with many chapters.")
     page.locator("#chat-send").click()
