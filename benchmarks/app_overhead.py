@@ -230,7 +230,7 @@ def show(results: dict, args: Any) -> None:
     if reading := results.get("map"):
         page = f"{100 * reading['page_share']:.2f} %" if reading["page_share"] is not None else "no page"
         table(
-            ["read", "tokens/s", "looks", "requests", "map in the server", "all of the page"],
+            ["read", "tokens/s", "looks", "requests", "map in the server", "browser's CPU"],
             [
                 [
                     reading["n_read"], f"{reading['tokens_per_s']:.0f}", reading["map_observations"],

@@ -182,8 +182,8 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
     s = own.sampling
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-    engine = {
-        "concurrency_id": "engine", "concurrency_limit": 1, "show_progress": "minimal",
+    engine = {  # "multiple": the next answer may be due before the end of the last one reached the page
+        "concurrency_id": "engine", "concurrency_limit": 1, "show_progress": "minimal", "trigger_mode": "multiple",
         "show_progress_on": [own.status], "api_visibility": "private",
     }  # fmt: skip
     due = [own.asked, own.search]

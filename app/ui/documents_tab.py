@@ -116,6 +116,7 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     engine = {
         "concurrency_id": "engine", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
+        "trigger_mode": "multiple",  # the next one may be due before the end of the last one reached the page
     }  # fmt: skip
 
     own.drop.change(

@@ -97,7 +97,7 @@ class HubPage:
 
     async def follow(self, chosen: str | None) -> AsyncIterator[Changes]:
         """Keep the page up to date while something is being downloaded; what is complete appears in the list."""
-        revision, n_done = -1, self._n_done()
+        revision, n_done = -1, 0  # the list may be older than what was completed meanwhile
         while True:
             is_active = any(status.is_active for status in self.downloads.all())
             if revision != self.downloads.revision:
@@ -108,8 +108,9 @@ class HubPage:
                     changes |= self.relist()
                 yield changes
             if not is_active:
-                return
+                break
             await asyncio.sleep(_POLL_S)
+        yield {self.own.progress: gr.skip()}  # Gradio repeats an event's last chunk at its end, when others painted
 
     def state(self, chosen: str | None) -> Changes:
         """Bars and buttons as things stand."""

@@ -206,7 +206,9 @@ def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
         (own.download, hub.download, [own.name, own.downloads]),
         (own.resume, hub.resume, own.downloads),
     ):
-        button.click(work, inputs, hub.outputs, **quick).then(hub.follow, own.downloads, hub.outputs, **slow)
+        button.click(work, inputs, hub.outputs, **quick).then(
+            hub.follow, own.downloads, hub.outputs, trigger_mode="multiple", **slow
+        )
     own.pause.click(hub.pause, own.downloads, hub.outputs, **quick)
     own.cancel.click(hub.cancel, own.downloads, hub.outputs, **quick)
     own.downloads.input(hub.state, own.downloads, hub.outputs, **quick)
