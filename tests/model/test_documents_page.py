@@ -74,7 +74,9 @@ def test_a_forgotten_job_is_read_again(app):
     first_progress(app, app.store.create().id)
     app.page.jobs.delete(finished.job_id)
     conversation = app.page.to_chat(finished)[app.shared.conversation]
-    assert first_progress(app, conversation).n_before == 0
+    progress = first_progress(app, conversation)
+    assert progress.n_before < 40, "no more than what every conversation begins with: the template's system prompt"
+    assert progress.n_total > 300
 
 
 def test_a_shown_job_can_be_continued_after_a_restart(app, tmp_path):
