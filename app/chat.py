@@ -27,7 +27,8 @@ from lacache_gguf.errors import LacacheError, UsageError
 from lacache_gguf.events import Progress, Step
 
 if TYPE_CHECKING:
-    from lacache_app.host import EngineHost, Run
+    from lacache_app.host import EngineHost
+    from lacache_app.run import Run
     from lacache_app.store import Message, Store
 
     from lacache_gguf.engine import Engine

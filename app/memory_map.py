@@ -25,48 +25,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from lacache_app.memory_strips import (
+    Strip,
+    distinct_rows,
+    n_traced,
+    overview_bin_size,
+    recent_strip,
+    strip,
+    whole_ends,
+)
 
 if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
     from lacache_gguf.events import Stats
 
-N_BINS_OVERVIEW = 384
-"""Most bins of the strip that shows everything seen; their size is a power of two, so they rarely change."""
-N_BINS_RECENT = 512
-"""Most bins of the strip that shows the newest `RECENT_BUDGETS` x n_ctx tokens."""
-RECENT_BUDGETS = 2
 N_TEXT_TOKENS = 256
 """Most tokens that `text` and `close_up` look at."""
 _N_TEXT_CHARS = 600
 _INTERVAL_S = 0.2
 _SHARE = 50  # at most 1/50 of the time goes into observing
 _SPEED_WINDOW_S = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class Strip:
-    """A stretch of what was seen, in bins of equal size counted from token 0 on: bin k starts at token
-    first + k * bin_size, and `first` is a multiple of bin_size. The last bin may be shorter.
-
-    rows    uint8 [n_distinct, n_bins]: 0 = the layers of this row hold nothing of the bin, 255 = all of it
-    row_of  intp [n_layer]: the row of every layer (a ladder has few distinct ones)
-    """
-
-    first: int
-    last: int
-    bin_size: int
-    rows: np.ndarray
-    row_of: np.ndarray
-
-    @property
-    def share(self) -> np.ndarray:
-        """uint8 [n_layer, n_bins]"""
-        return self.rows[self.row_of]
-
-    @property
-    def n_bins(self) -> int:
-        """Columns of `share`."""
-        return self.rows.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,81 +245,3 @@ class MemoryMap:
         speed.append((now, n_seen))
         elapsed = now - speed[0][0]
         return (n_seen - speed[0][1]) / elapsed if elapsed > 0 else 0.0
-
-
-# ---- arithmetic on held: int32 [n_layer or n_distinct, n_cells], rows ascending --------------------------------------
-
-
-def distinct_rows(held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the different rows of `held` as a copy, read-only [n_distinct, n_cells]; the row of every layer [n_layer])."""
-    found: dict[int, list[int]] = {}  # sum of a row -> numbers of rows with that sum
-    layers: list[int] = []  # first layer that has the row
-    row_of = np.empty(len(held), dtype=np.intp)
-    for il, key in enumerate(held.sum(axis=1, dtype=np.int64).tolist()):
-        same = found.setdefault(key, [])
-        row = next((i for i in same if np.array_equal(held[layers[i]], held[il])), None)
-        if row is None:
-            row = len(layers)
-            same.append(row)
-            layers.append(il)
-        row_of[il] = row
-    rows = held[layers]
-    rows.flags.writeable = False
-    return rows, row_of
-
-
-def overview_bin_size(n_seen: int) -> int:
-    """The smallest power of two with which `n_seen` tokens fit into `N_BINS_OVERVIEW` bins."""
-    return 1 << max(0, -(-n_seen // N_BINS_OVERVIEW) - 1).bit_length()
-
-
-def recent_strip(held: np.ndarray, row_of: np.ndarray, n_seen: int, n_ctx: int) -> Strip:
-    """The newest tokens, twice as many as the memory has cells."""
-    n_tokens = RECENT_BUDGETS * n_ctx
-    bin_size = -(-n_tokens // N_BINS_RECENT)
-    first = max(0, -(-(n_seen - n_tokens) // bin_size) * bin_size)
-    return strip(held, row_of, first, n_seen, bin_size)
-
-
-def strip(held: np.ndarray, row_of: np.ndarray, first: int, last: int, bin_size: int) -> Strip:
-    """What every layer holds of tokens first .. last - 1; `first` is a multiple of `bin_size`."""
-    edges = np.append(np.arange(first, last, bin_size, dtype=np.int32), np.int32(last))
-    sizes = np.diff(edges)
-    counts = np.empty((len(held), len(sizes)), dtype=np.int64)
-    for row, to in zip(held, counts, strict=True):
-        to[:] = np.diff(np.searchsorted(row, edges))
-    share = -(-255 * counts // np.maximum(sizes, 1))  # rounded up: a trace is never shown as nothing
-    share = np.where(counts < sizes, np.minimum(share, 254), share).astype(np.uint8)  # ... nor a gap as all
-    share.flags.writeable = False
-    return Strip(first, last, bin_size, share, row_of)
-
-
-def whole_ends(held: np.ndarray, n_seen: int) -> tuple[int, int]:
-    """(first tokens, newest tokens) that every layer holds without a gap."""
-    n_cells = held.shape[1]
-    if n_cells == 0:
-        return 0, 0
-    n_first = int(_n_up_to(held, 0).min())
-    n_newest = n_cells - int(_n_up_to(held, n_seen - n_cells - 1).max())
-    return n_first, n_newest
-
-
-def _n_up_to(held: np.ndarray, n_missing: int) -> np.ndarray:
-    """int64 [n_layer]: leading cells before which at most `n_missing` tokens are missing. held[i] - i, the number of
-    tokens missing before cell i, never falls along a row, so a bisection in all rows at once finds it."""
-    n_layer, n_cells = held.shape
-    low, high = np.zeros(n_layer, dtype=np.int64), np.full(n_layer, n_cells, dtype=np.int64)
-    rows = np.arange(n_layer)
-    while (low < high).any():
-        middle = (low + high) // 2
-        is_in = (held[rows, np.minimum(middle, n_cells - 1)] - middle <= n_missing) & (low < high)
-        low, high = np.where(is_in, middle + 1, low), np.where(is_in, high, middle)
-        high = np.maximum(low, high)
-    return low
-
-
-def n_traced(held: np.ndarray, n_seen: int) -> int:
-    """Tokens that at least one layer holds."""
-    is_held = np.zeros(n_seen, dtype=bool)
-    is_held[held.ravel()] = True
-    return int(np.count_nonzero(is_held))

@@ -21,7 +21,8 @@ from lacache_gguf.errors import LacacheError
 
 if TYPE_CHECKING:
     from lacache_app.documents import Document
-    from lacache_app.host import EngineHost, Run
+    from lacache_app.host import EngineHost
+    from lacache_app.run import Run
     from lacache_app.summarize.job import Job
 
     from lacache_gguf.engine import Engine

@@ -9,7 +9,6 @@ What it does not know: layout, how the model is run, SQL.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from gradio.components.chatbot import TextMessage
 from lacache_app import chat
 from lacache_app.chat import PRESETS, Turn, View
 from lacache_app.store import Message
-from lacache_app.ui import chat_html
+from lacache_app.ui import chat_choice, chat_html
 from lacache_app.ui.context import Context
 
 from lacache_gguf.errors import LacacheError, UsageError
@@ -112,9 +111,9 @@ class ChatPage:
 
     def _ask(self, conversation: str, search: str, request: gr.Request, choice: tuple) -> Changes:
         """Queue the answer to what is in the store, and paint it as waiting."""
-        system, settings = _chosen(choice)
+        system, settings = chat_choice.chosen(choice)
         self.store.configure(conversation, system=system, settings={"chosen": settings})
-        asked = Asked(Turn(self.store, conversation, _sampling(settings)).start(self.ctx.host))
+        asked = Asked(Turn(self.store, conversation, chat_choice.sampling(settings)).start(self.ctx.host))
         self.ctx.runs.set(request.session_hash, asked.turn, ID)
         waiting = View("waiting", place=asked.turn.place)
         return {
@@ -298,7 +297,7 @@ class ChatPage:
         if conversation:
             talk = self.store.get(conversation)
             changes[s.system] = talk.system
-            if values := _known(talk.settings.get("chosen")):
+            if values := chat_choice.known(talk.settings.get("chosen")):
                 changes |= dict(zip(s.inputs()[1:], values, strict=True))
         return changes
 
@@ -343,27 +342,3 @@ def _shortened(message: Message) -> str:
     if len(text) <= N_SHOWN:
         return text
     return f"{text[:N_SHOWN]} …\n\n*({len(text):,} characters in all; the whole text is kept and read.)*"
-
-
-def _chosen(choice: tuple) -> tuple[str, dict[str, Any]]:
-    """(system prompt, the rest by name) of Sampling.inputs()."""
-    system, preset, *rest = choice
-    names = (*next(iter(PRESETS.values())), "max_tokens", "seed")
-    return system or "", {"preset": preset, **dict(zip(names, rest, strict=True))}
-
-
-def _sampling(settings: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of Engine.answer."""
-    values = {name: value for name, value in settings.items() if name != "preset" and value is not None}
-    values["max_tokens"] = int(values.get("max_tokens") or 0) or None
-    values["top_k"] = int(values.get("top_k", 0))
-    values["seed"] = int(values.get("seed", -1))
-    if values["seed"] < 0:
-        values["seed"] = int.from_bytes(os.urandom(4), "little") >> 1
-    return values
-
-
-def _known(settings: Any) -> list[Any]:
-    """Stored settings in the order of Sampling.inputs()[1:]; [] if they are not complete."""
-    names = ("preset", *next(iter(PRESETS.values())), "max_tokens", "seed")
-    return [settings[name] for name in names] if isinstance(settings, dict) and set(names) <= settings.keys() else []

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lacache_app.host import EngineHost, EngineSettings, Run
+from lacache_app.host import EngineHost, EngineSettings
+from lacache_app.run import Run
 
 if TYPE_CHECKING:
     from lacache_app.memory_map import MemoryMap

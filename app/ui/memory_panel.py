@@ -16,7 +16,8 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from lacache_app.memory_map import N_TEXT_TOKENS, CloseUp, Snapshot, Strip
+from lacache_app.memory_map import N_TEXT_TOKENS, CloseUp, Snapshot
+from lacache_app.memory_strips import Strip
 from lacache_app.ui.context import Context
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

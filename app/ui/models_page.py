@@ -32,7 +32,7 @@ from lacache_app.ui.context import Context
 from lacache_gguf.errors import LacacheError, UsageError
 
 if TYPE_CHECKING:
-    from lacache_app.host import Run
+    from lacache_app.run import Run
     from lacache_app.ui.models_tab import ModelsTab
 
     from lacache_gguf.engine import Engine

@@ -1,7 +1,7 @@
 """What stands around the tabs: header, welcome, and the routes that feed them.
 
 What it is: `build_header` (HTML; the numbers in it come from GET /lacache/status, asked by assets/app.js), `routes`
-(status, welcome, assets) and `head` (our style sheet and script for the page's <head>).
+(status, welcome, assets) and `head` (our style sheet and scripts for the page's <head>).
 What it does not know: the tabs.
 """
 
@@ -74,10 +74,11 @@ def _header() -> str:
 
 
 def head() -> str:
-    """For the page's <head>: our style sheet and script, from our own origin."""
+    """For the page's <head>: our style sheet and scripts, from our own origin."""
     return (
         '<link rel="stylesheet" href="/lacache/assets/app.css">\n'
         '<script src="/lacache/assets/app.js" defer></script>\n'
+        '<script src="/lacache/assets/drop.js" defer></script>\n'
         '<link rel="icon" href="/lacache/assets/icon.svg" type="image/svg+xml">\n'
     )
 

@@ -461,6 +461,7 @@ def test_kill_9_and_restart_keeps_everything(start_app, page, expect, allowed_er
     assert [(role, state) for role, _, state in messages] == [("user", "whole"), ("assistant", "partial")]
     expect(page.locator("#chat-list [aria-current]")).to_have_text(LONG)
     page.locator("#chat-settings > button").click()
+    expect(page.locator("#chat-max-tokens input")).to_have_value("0")  # the conversation's settings are there
     page.locator("#chat-max-tokens input").fill("4")
     page.locator("#chat-max-tokens input").blur()
     send(page, "Go on.")

@@ -71,6 +71,25 @@ def long_text(tmp_path) -> Path:
     return path
 
 
+def test_files_may_be_dropped_anywhere(page, app_server):
+    """On the chat, too; a second time, when the box already shows files."""
+    page.goto(app_server.url)
+    expect(page.locator("#chat-log")).to_be_visible()
+    for target, name in (("#chat-log", "letter.txt"), ("#lc-header", "minutes.md")):
+        files = page.evaluate_handle(
+            """([name]) => { const data = new DataTransfer();
+            data.items.add(new File(["We met at noon and decided to leave."], name, { type: "text/plain" }));
+            return data; }""",
+            [name],
+        )
+        page.dispatch_event(target, "dragenter", {"dataTransfer": files})
+        expect(page.locator("html")).to_have_class(re.compile("lc-dropping"))
+        page.dispatch_event(target, "drop", {"dataTransfer": files})
+        expect(page.locator("html")).not_to_have_class(re.compile("lc-dropping"))
+        expect(page.locator("#doc-found")).to_contain_text(name)
+        expect(page.locator("#doc-start")).to_be_enabled()
+
+
 def test_the_empty_tab_says_what_to_do(page, app_server):
     open_tab(page, app_server.url)
     expect(page.locator("#doc-found")).to_contain_text("Drop in a document")

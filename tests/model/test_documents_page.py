@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -29,9 +30,13 @@ def app(model_path, tmp_path):
 
     host = EngineHost(EngineSettings(model=str(model_path), n_ctx=256, n_threads=2))
     ctx = Context(host, Store(tmp_path / "chats.sqlite3"), tmp_path, SimpleNamespace())
-    with gradio.Blocks():
-        own = documents_tab.build(ctx)
-        shared = SimpleNamespace(tabs=gradio.Tabs(), conversation=gradio.State(""))
+
+    async def build() -> tuple:  # in a loop: Gradio would make several for its locks, and close none
+        with gradio.Blocks(analytics_enabled=False):
+            own = documents_tab.build(ctx)
+            return own, SimpleNamespace(tabs=gradio.Tabs(), conversation=gradio.State(""))
+
+    own, shared = asyncio.run(build())
     yield SimpleNamespace(host=host, store=ctx.store, page=DocumentsPage(ctx, own, shared), shared=shared, own=own)
     host.shutdown()
     ctx.store.close()

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from lacache_app.host import EngineHost, EngineSettings, HostClosed, Run
+from lacache_app.host import EngineHost, EngineSettings, HostClosed
+from lacache_app.run import Run
 
 from lacache_gguf.errors import OutOfMemory, UsageError
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lacache_app import memory_map as module
-from lacache_app.memory_map import MemoryMap, Strip
+from lacache_app import memory_strips as strips
+from lacache_app.memory_map import MemoryMap
+from lacache_app.memory_strips import Strip
 
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import Ladder, Policy, SinkWindow, default_policy
@@ -64,43 +66,43 @@ policies = st.sampled_from([Ladder(span=3, n_recent=20), Ladder(span=2, overlap=
 def test_every_number_is_that_of_the_slow_loops(policy: Policy, sizes: list[int], n_pinned: int) -> None:
     n_ctx = 64
     held, n_seen = held_after(policy, n_ctx, sizes, n_pinned=n_pinned), sum(sizes)
-    rows, row_of = module.distinct_rows(held)
+    rows, row_of = strips.distinct_rows(held)
     assert np.array_equal(rows[row_of], held)
     assert len({row.tobytes() for row in rows}) == len(rows)
     for strip in (
-        module.strip(rows, row_of, 0, n_seen, module.overview_bin_size(n_seen)),
-        module.strip(rows, row_of, 0, n_seen, 5),
-        module.recent_strip(rows, row_of, n_seen, 4),
+        strips.strip(rows, row_of, 0, n_seen, strips.overview_bin_size(n_seen)),
+        strips.strip(rows, row_of, 0, n_seen, 5),
+        strips.recent_strip(rows, row_of, n_seen, 4),
     ):
         assert strip.share.tolist() == slow_share(held, strip.first, strip.last, strip.bin_size)
-    assert module.whole_ends(rows, n_seen) == slow_whole_ends(held, n_seen)
-    assert module.n_traced(rows, n_seen) == len(set(held.ravel().tolist()))
+    assert strips.whole_ends(rows, n_seen) == slow_whole_ends(held, n_seen)
+    assert strips.n_traced(rows, n_seen) == len(set(held.ravel().tolist()))
 
 
 @given(st.integers(0, 10_000_000))
 def test_overview_bins_are_few_and_their_size_is_a_power_of_two(n_seen: int) -> None:
-    size = module.overview_bin_size(n_seen)
+    size = strips.overview_bin_size(n_seen)
     assert size & (size - 1) == 0
-    assert -(-n_seen // size) <= module.N_BINS_OVERVIEW
-    assert size == 1 or -(-n_seen // (size // 2)) > module.N_BINS_OVERVIEW  # no smaller one would do
+    assert -(-n_seen // size) <= strips.N_BINS_OVERVIEW
+    assert size == 1 or -(-n_seen // (size // 2)) > strips.N_BINS_OVERVIEW  # no smaller one would do
 
 
 def test_a_trace_is_not_nothing_and_a_gap_is_not_all() -> None:
     held = np.array([[0], [7]], dtype=np.int32)
-    strip = module.strip(held, np.arange(2), 0, 2000, 1000)
+    strip = strips.strip(held, np.arange(2), 0, 2000, 1000)
     assert strip.share.tolist() == [[1, 0], [1, 0]]
     almost = np.delete(np.arange(1000, dtype=np.int32), 500)[None]
-    assert module.strip(almost, np.zeros(1, dtype=np.intp), 0, 1000, 1000).share.tolist() == [[254]]
+    assert strips.strip(almost, np.zeros(1, dtype=np.intp), 0, 1000, 1000).share.tolist() == [[254]]
 
 
 @given(st.integers(0, 5000), st.integers(1, 700))
 def test_recent_bins_start_at_multiples_and_end_with_the_newest_token(n_seen: int, n_ctx: int) -> None:
     held = np.zeros((1, 0), dtype=np.int32)
-    strip = module.recent_strip(held, np.zeros(1, dtype=np.intp), n_seen, n_ctx)
+    strip = strips.recent_strip(held, np.zeros(1, dtype=np.intp), n_seen, n_ctx)
     assert strip.first % strip.bin_size == 0
     assert strip.last == n_seen
-    assert n_seen - strip.first <= module.RECENT_BUDGETS * n_ctx
-    assert strip.n_bins <= module.N_BINS_RECENT
+    assert n_seen - strip.first <= strips.RECENT_BUDGETS * n_ctx
+    assert strip.n_bins <= strips.N_BINS_RECENT
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
@@ -383,5 +385,5 @@ def test_nothing_was_loaded_yet() -> None:
 
 def test_the_default_ladder_has_few_distinct_rows() -> None:
     held = held_after(default_policy(30, 256), 256, [32] * 200, n_layer=30)
-    rows, _ = module.distinct_rows(held)
+    rows, _ = strips.distinct_rows(held)
     assert len(rows) == 2
