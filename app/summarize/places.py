@@ -23,6 +23,7 @@ _CJK = re.compile(r"[぀-ヿ㐀-鿿가-힯]")
 _END = re.compile(r"""((?<=[.!?…])["”’')\]]*)\s+(?=["“‘'(\[*_]*[^\W\d_a-zß-öø-ÿ]|["“‘'(\[]*\d)|(?<=[。！？])""")
 _NO_END = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Sr|Jr|vs|etc|No|pp?|ch|vol|e\.g|i\.e|cf|bzw|z\.B)|\b\w)\.$")
 _BULLET = re.compile(r"^(\s*(?:[-*+•]|\d+[.)]|#+)\s+)?(.*?)(\s*)$", re.DOTALL)
+_BLOCK = re.compile(r"\s*(?:[-*+•]\s|\d+[.)]\s|#+\s|>|\||```|~~~|[-=*_]{3,}|$)")  # begins a block, or blank
 _N_SHARED_MIN = 2  # words that must be shared: one may be chance
 _COVERED_MIN = 0.3  # share of a sentence's words (by weight) that the part must have
 
@@ -47,7 +48,7 @@ class Sentence:
 
 def cite(summary: str, text: str, parts: Sequence[Stretch]) -> list[tuple[Sentence, Place | None]]:
     """Every sentence of `summary` with the part of `text` it most likely comes from, or None."""
-    rows = list(sentences(summary))
+    rows = list(sentences(unwrapped(summary)))
     parts = [part for part in parts if part.label or part.title]
     wanted = {word for row in rows for word in _words(row.text)}
     found = [Counter(word for word in _words(text[part.start : part.end]) if word in wanted) for part in parts]
@@ -78,9 +79,8 @@ def _place(
 
 def marked(summary: str, placed: Sequence[tuple[Sentence, Place | None]]) -> str:
     """The summary with "[p. 3]" behind its sentences; neighbours with the same place share one mark."""
-    lines = summary.split("\n")
     result: list[str] = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(unwrapped(summary).split("\n")):
         row = [(sentence, place) for sentence, place in placed if sentence.line == number]
         if not row:
             result.append(line)
@@ -96,6 +96,22 @@ def marked(summary: str, placed: Sequence[tuple[Sentence, Place | None]]) -> str
 
 def _label(place: Place) -> str:
     return place.label or place.title
+
+
+def unwrapped(text: str) -> str:
+    """Markdown whose paragraphs are one line each: models wrap theirs as the document did. Code stays as it is."""
+    lines: list[str] = []
+    is_open = is_code = False  # whether the next line may go on with the last one; inside a fence
+    for line in text.split("\n"):
+        is_fence = line.lstrip().startswith(("```", "~~~"))
+        if is_open and not _BLOCK.match(line):
+            lines[-1] = f"{lines[-1].rstrip()} {line.strip()}"
+        else:
+            lines.append(line)
+        is_code ^= is_fence
+        is_alone = is_code or is_fence or not line.strip(" -=*_") or line.lstrip().startswith(("#", "|"))
+        is_open = not is_alone and not line.endswith("  ")
+    return "\n".join(lines)
 
 
 def sentences(summary: str) -> Iterator[Sentence]:

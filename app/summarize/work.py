@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lacache_app.summarize.events import Note, Place, Result, Stage
-from lacache_app.summarize.places import cite, marked, sentences
+from lacache_app.summarize.places import cite, marked, sentences, unwrapped
 from lacache_app.summarize.task import N_PART, N_READ_MAX, Task, instruction, message
 from lacache_app.summarize.tree import Node, listed, plan
 
@@ -221,6 +221,7 @@ def tidy(text: str, finish_reason: str) -> str:
     text = text.strip()
     if finish_reason != "length":
         return text
+    text = unwrapped(text)
     rows = list(sentences(text))
     last = rows[-1].text if rows else ""
     if len(rows) < 2 or not text.endswith(last) or last.endswith((".", "!", "?", "…", "。", "！", "？")):

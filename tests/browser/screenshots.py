@@ -23,6 +23,7 @@ from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 WIDE = {"width": 1440, "height": 960}
 TALL = {"width": 1440, "height": 1300}
+TALLER = {"width": 1440, "height": 1560}
 NARROW = {"width": 390, "height": 844}
 LONG_S = 600
 MAX_BYTES = 300_000
@@ -84,11 +85,17 @@ def visit(page: Page, server: AppServer, out: Path, folder: Path, n_chars: int) 
     page.set_viewport_size(WIDE)
     open_tab(page, "models")
     expect(page.locator("#model-estimate")).not_to_be_empty()
+    page.evaluate(  # where this machine keeps its files is nobody's business
+        "(root) => document.querySelectorAll('.lc-path').forEach((path) => {"
+        " path.textContent = path.textContent.replace(root, '…'); })",
+        str(ROOT),
+    )
     both(page, out, "models")
 
     open_tab(page, "compare")
-    page.set_viewport_size(TALL)
-    page.locator("#compare-prompt textarea").fill("Why is the sky blue? Answer in two sentences.")
+    page.set_viewport_size(TALLER)
+    page.locator("#compare-prompt textarea").fill("What does the text say about names? Answer in two sentences.")
+    page.locator("#compare-document textarea").fill(python_reference()[:6_000])
     page.locator("#compare-start").click()
     expect(page.locator("#compare-start")).to_be_disabled()
     expect(page.locator("#compare-start")).to_be_enabled()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lacache_app.documents import Part
-from lacache_app.summarize.places import cite, marked, sentences
+from lacache_app.summarize.places import cite, marked, sentences, unwrapped
 
 PAGES = [
     "The lighthouse keeper polished the great lamp every evening. The common people of the village slept.",
@@ -72,6 +72,26 @@ def test_marks_stand_behind_the_last_of_neighbours():
     )
 
 
+def test_a_sentence_goes_on_in_the_next_line():
+    """Models wrap lines as the document did: marks stood in the middle of sentences."""
+    summary = "The captain blamed\nthe compass at the\ntrial. A storm broke\nthe mast.\n- The keeper lit\n  the lamp."
+    assert marked(summary, cite(summary, *parts_of(PAGES))) == (
+        "The captain blamed the compass at the trial. [p. 3] A storm broke the mast. [p. 2]\n"
+        "- The keeper lit the lamp. [p. 1]"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Head\nText.", "Text.\n\nText.", "Text:\n- one\n- two\n2) three", "| a |\n|---|\n| b |", "one  \ntwo",
+        "```\nprint(1)\nprint(2)\n```\nText.", "Head\n====\nText.\n> said\n---", "", "\n\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_paragraph_keeps_its_lines(text):
+    assert unwrapped(text) == text
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -90,6 +110,7 @@ def test_sentences(text, expected):
 
 @given(st.text(max_size=300))
 def test_nothing_is_lost(text):
+    text = unwrapped(text)
     found = list(sentences(text))
     assert all("".join(row.text.split()) in "".join(text.split()) for row in found)
     rebuilt = marked(text, [(row, None) for row in found])
