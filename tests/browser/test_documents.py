@@ -193,7 +193,7 @@ def test_after_kill_9_it_goes_on(page, start_app, long_text, allowed_errors):
     page.locator("#doc-start").click()
     wait_for_progress(page, 0)
     deadline = time.monotonic() + 60
-    while not (states := list(server.data_dir.glob("jobs/*/memory.kv"))) and time.monotonic() < deadline:
+    while not (states := list(server.data_dir.glob("jobs/*/job.json"))) and time.monotonic() < deadline:
         page.wait_for_timeout(50)  # the first checkpoint comes after two seconds of reading
     assert states
     server.kill()
