@@ -58,6 +58,7 @@ def visit(page: Page, server: AppServer, out: Path, folder: Path, n_chars: int) 
     """First run, chat, documents, models, compare, and a telephone."""
     page.goto(server.url)
     expect(page.locator("#lc-welcome")).to_be_visible()
+    expect(page.locator("#chat-input textarea")).to_be_visible()
     both(page, out, "welcome", theme_button=False)
     page.locator("#lc-welcome-close").click()
     wait_until_ready(page, server)
