@@ -189,12 +189,12 @@ def poll(server: Server, is_done: threading.Event) -> None:
         server.get("/lacache/memory?since=0")
 
 
-def many_turns(args: Any, server: Server) -> dict:
-    """One conversation of many turns."""
+def many_turns(args: Any, server: Server, client: Any) -> dict:
+    """One conversation of many turns, in one session as a page has one."""
     conversation, own = "", []
     for i in range(args.turns):
         message = f"{QUESTIONS[i % len(QUESTIONS)]} Say it in another way than before, please, as the {i + 1}. answer."
-        *_, (_, conversation) = server.chat(message, conversation, args.turn_answer)
+        _, conversation = client.predict(message, conversation, args.turn_answer, api_name="/chat")
         own.append(server.counters()["own_bytes"])
         if (i + 1) % 20 == 0:
             progress(f"{i + 1} turns: {own[-1] / 2**20:.1f} MiB of its own")
@@ -298,7 +298,7 @@ def main() -> None:
                 if "map" in args.part:
                     results["map"] = map_share(args, server, page)
             if "turns" in args.part:
-                results["turns"] = many_turns(args, server)
+                results["turns"] = many_turns(args, server, client)
         finally:
             server.close()
     show(results, args)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_FILE_SIZE = "512mb"
 _GRACE_S = 5  # how long the answer under way, and then the requests, may take to end
 _LAST_WORDS_S = 0.3  # for pages to be sent how their answer ended
+_N_SESSIONS = 200  # Gradio keeps 0.3 MB for each, and a request of a program without a session counts as one
 _QUEUE_LOOKS_EVERY_S = 0.008  # Gradio's 1 ms costs 3 % of a core for ever, which the model could use
 
 
@@ -32,6 +33,7 @@ def create_app(ctx: Context, hosts: Hosts, auth: tuple[str, str] | None = None) 
 
     demo = build_app(ctx)
     demo.queue(default_concurrency_limit=8)
+    demo.state_session_capacity = _N_SESSIONS
     demo._queue.sleep_when_free = _QUEUE_LOOKS_EVERY_S
     app = FastAPI(title="LaCache", docs_url=None, redoc_url=None, openapi_url=None)
     app.router.routes += [*shell.routes(ctx), *memory_panel.routes(ctx)]
