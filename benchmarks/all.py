@@ -22,7 +22,7 @@ from common import parser, progress, table
 from stock import add_option, find_or_build
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("parity", "speed", "compaction", "context_shift", "drift", "endurance")
+NAMES = ("parity", "speed", "compaction", "context_shift", "drift", "endurance", "app_overhead")
 USES_STOCK = ("speed", "context_shift")
 
 

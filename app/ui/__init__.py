@@ -25,7 +25,7 @@ class Shared:
     """Components that several tabs use."""
 
     tabs: gr.Tabs  # select one with gr.Tabs(selected=ID)
-    conversation: gr.State  # id of the open conversation, "" = a new one
+    wanted: gr.State  # id of a conversation that a tab wants the chat to open
     demo: gr.Blocks
 
 
@@ -33,7 +33,7 @@ def build_app(ctx: Context) -> gr.Blocks:
     """All components and their events."""
     built: list[tuple[ModuleType, Any]] = []
     with gr.Blocks(title="LaCache", fill_width=True, delete_cache=(3600, 86400), analytics_enabled=False) as demo:
-        conversation = gr.State("")
+        wanted = gr.State("")
         shell.build_header()
         with gr.Row(elem_id="lc-body"):
             with gr.Column(elem_id="lc-main", scale=3, min_width=320), gr.Tabs(elem_id="lc-tabs") as tabs:
@@ -42,7 +42,7 @@ def build_app(ctx: Context) -> gr.Blocks:
                         built.append((tab, tab.build(ctx)))
             with gr.Column(elem_id="lc-side", scale=1, min_width=300):
                 built.append((memory_panel, memory_panel.build(ctx)))
-        shared = Shared(tabs, conversation, demo)
+        shared = Shared(tabs, wanted, demo)
         for module, own in built:
             module.wire(ctx, own, shared)
     return demo

@@ -27,7 +27,6 @@ from lacache_app.ui.context import Context
 from lacache_gguf.errors import LacacheError, UsageError
 
 if TYPE_CHECKING:
-    from lacache_app.ui import Shared
     from lacache_app.ui.chat_tab import ChatTab
 
 ID = "chat"
@@ -55,12 +54,12 @@ class ChatPage:
     asking, painted, everything: outputs of events that ask, that repaint the conversation, that open one.
     """
 
-    def __init__(self, ctx: Context, own: ChatTab, shared: Shared) -> None:
-        self.ctx, self.store, self.own, self.shared = ctx, ctx.store, own, shared
+    def __init__(self, ctx: Context, own: ChatTab) -> None:
+        self.ctx, self.store, self.own = ctx, ctx.store, own
         self.painted = [own.log, own.note, own.status, own.talks, own.title]
-        self.asking = [*self.painted, own.input, own.asked, shared.conversation, own.opened]
+        self.asking = [*self.painted, own.input, own.asked, own.opened]
         rows = [own.bar, own.rename_row, own.confirm_row]
-        self.everything = [*self.painted, shared.conversation, own.opened, *rows, *own.sampling.inputs()]
+        self.everything = [*self.painted, own.opened, *rows, *own.sampling.inputs()]
 
     # ---- asking and answering ----------------------------------------------------------------------------------------
 
@@ -119,7 +118,6 @@ class ChatPage:
         return {
             **self._settled(conversation, search, chat_html.news(waiting)),
             self.own.asked: asked,
-            self.shared.conversation: conversation,
             self.own.opened: conversation,
         }
 
@@ -192,12 +190,10 @@ class ChatPage:
         self._end(asked)
         return self._open(str(event.id), search)
 
-    def follow(self, conversation: str, opened: str, search: str, asked: Asked | None) -> Changes:
-        """Another tab opened a conversation."""
-        if conversation == opened:
-            return self._nothing()
+    def follow(self, wanted: str, search: str, asked: Asked | None) -> Changes:
+        """Another tab wants a conversation to be opened."""
         self._end(asked)
-        return self._open(conversation, search)
+        return self._open(wanted, search)
 
     def load(self, search: str, request: gr.Request) -> Changes:
         """The page was loaded: the conversation in its address."""
@@ -293,7 +289,7 @@ class ChatPage:
             conversation = ""
         changes = self._settled(conversation, search, chat_html.notice(notice) if notice else "")
         changes |= self._rows(own.bar)
-        changes |= {self.shared.conversation: conversation, own.opened: conversation, s.system: ""}
+        changes |= {own.opened: conversation, s.system: ""}
         if conversation:
             talk = self.store.get(conversation)
             changes[s.system] = talk.system

@@ -178,7 +178,7 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
     """The events. Those that only paint need no queue; those that wait for an answer to end, or write it, are in it."""
     from lacache_app.ui.chat_page import ChatPage
 
-    page = ChatPage(ctx, own, shared)
+    page = ChatPage(ctx, own)
     s = own.sampling
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
@@ -187,11 +187,11 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
         "show_progress_on": [own.status], "api_visibility": "private",
     }  # fmt: skip
     due = [own.asked, own.search]
-    here = [shared.conversation, own.search]
+    here = [own.opened, own.search]
 
     gr.on(
         [own.input.submit, own.send.click], page.send,
-        [own.input, shared.conversation, own.asked, own.search, *s.inputs()], page.asking, **quick,
+        [own.input, own.opened, own.asked, own.search, *s.inputs()], page.asking, **quick,
     ).then(page.answer, due, page.painted, **engine)  # fmt: skip
     own.log.edit(page.edit, [own.log, *here, own.asked, *s.inputs()], page.asking, **slow).then(
         page.answer, due, page.painted, **engine
@@ -206,23 +206,21 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
 
     own.new.click(page.new, [own.search, own.asked], page.everything, **slow)
     own.talks.click(page.open, [own.search, own.asked], page.everything, **slow)
-    shared.conversation.change(
-        page.follow, [shared.conversation, own.opened, own.search, own.asked], page.everything, **slow
-    )
+    shared.wanted.change(page.follow, [shared.wanted, own.search, own.asked], page.everything, **slow)
     shared.demo.load(page.load, [own.search], page.everything, **quick)
     # Not `input`, which misses Backspace and what is pasted.
     own.search.change(page.list, here, own.talks, trigger_mode="always_last", **quick)
 
     rows = [own.bar, own.rename_row, own.confirm_row]
-    own.rename.click(page.ask_name, shared.conversation, [*rows, own.name], **quick)
+    own.rename.click(page.ask_name, own.opened, [*rows, own.name], **quick)
     own.delete.click(page.ask_delete, None, rows, **quick)
     gr.on([own.rename_no.click, own.delete_no.click], page.close_rows, None, rows, **quick)
     gr.on(
         [own.rename_yes.click, own.name.submit], page.rename, [own.name, *here], [*rows, own.talks, own.title], **quick
     )
     own.delete_yes.click(page.delete, [*here, own.asked], page.everything, **slow)
-    own.markdown.click(page.export_markdown, shared.conversation, own.bridge, **quick)
-    own.json.click(page.export_json, shared.conversation, own.bridge, **quick)
+    own.markdown.click(page.export_markdown, own.opened, own.bridge, **quick)
+    own.json.click(page.export_json, own.opened, own.bridge, **quick)
 
     s.preset.input(page.use_preset, s.preset, [*s.sliders], **quick)
     gr.on([slider.input for slider in s.sliders], lambda: CUSTOM, None, s.preset, **quick)

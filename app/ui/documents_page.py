@@ -287,14 +287,14 @@ class DocumentsPage:
     def to_chat(self, finished: Finished | None) -> Changes:
         """Make a conversation of what was asked and answered, and open it; the memory is warm, or is loaded again."""
         if finished is None:
-            return {self.shared.conversation: gr.skip()}
+            return {self.shared.wanted: gr.skip()}
         result = finished.result
         talk = self.ctx.store.create(f"{finished.name}", settings={"pinned": finished.pinned})
         how = "part by part, from their summaries" if finished.task.mode == "parts" else "as a whole"
         self.ctx.store.append(talk.id, "user", result.prompt, display=f"Summary of {finished.name}, read {how}.")
         self.ctx.store.append(talk.id, "assistant", result.answer)
         self.ctx.host.start(lambda engine: self._warm(engine, finished))
-        return {self.shared.tabs: gr.Tabs(selected="chat"), self.shared.conversation: talk.id}
+        return {self.shared.tabs: gr.Tabs(selected="chat"), self.shared.wanted: talk.id}
 
     def _warm(self, engine: Engine, finished: Finished) -> Iterator[None]:
         """For the host's thread: the memory as it was at the end of the summary, if it is not that already."""

@@ -136,7 +136,7 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
 
     own.copy.click(None, own.result, None, js=_COPY_JS, api_visibility="private")
     own.to_chat.click(  # in the queue: outside of it Gradio does not tell listeners that a State changed
-        page.to_chat, own.finished, [shared.tabs, shared.conversation], concurrency_limit=None,
+        page.to_chat, own.finished, [shared.tabs, shared.wanted], concurrency_limit=None,
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     _api(page)

@@ -34,7 +34,7 @@ def app(model_path, tmp_path):
     async def build() -> tuple:  # in a loop: Gradio would make several for its locks, and close none
         with gradio.Blocks(analytics_enabled=False):
             own = documents_tab.build(ctx)
-            return own, SimpleNamespace(tabs=gradio.Tabs(), conversation=gradio.State(""))
+            return own, SimpleNamespace(tabs=gradio.Tabs(), wanted=gradio.State(""))
 
     own, shared = asyncio.run(build())
     yield SimpleNamespace(host=host, store=ctx.store, page=DocumentsPage(ctx, own, shared), shared=shared, own=own)
@@ -64,7 +64,7 @@ def test_the_next_question_reads_only_the_new_message(app, mode, is_disturbed):
     if is_disturbed:
         other = app.store.create()
         first_progress(app, other.id)
-    conversation = app.page.to_chat(finished)[app.shared.conversation]
+    conversation = app.page.to_chat(finished)[app.shared.wanted]
     said = app.store.messages(conversation)
     assert [message.role for message in said] == ["user", "assistant"]
     assert said[0].display.startswith("Summary of diary.txt")
@@ -78,7 +78,7 @@ def test_a_forgotten_job_is_read_again(app):
     finished = summarized(app, "whole")
     first_progress(app, app.store.create().id)
     app.page.jobs.delete(finished.job_id)
-    conversation = app.page.to_chat(finished)[app.shared.conversation]
+    conversation = app.page.to_chat(finished)[app.shared.wanted]
     progress = first_progress(app, conversation)
     assert progress.n_before < 40, "no more than what every conversation begins with: the template's system prompt"
     assert progress.n_total > 300
@@ -92,6 +92,6 @@ def test_a_shown_job_can_be_continued_after_a_restart(app, tmp_path):
     (job,) = Jobs(tmp_path).finished()
     shown = app.page.go_on(job.id, None, SimpleNamespace(session_hash="x"))
     finished = shown[app.own.finished]
-    conversation = app.page.to_chat(finished)[app.shared.conversation]
+    conversation = app.page.to_chat(finished)[app.shared.wanted]
     progress = first_progress(app, conversation)
     assert progress.n_total - progress.n_before < 40

@@ -24,12 +24,12 @@ def page(fake_engine, tmp_path):
 
     async def build() -> ChatPage:  # in a loop: Gradio would make several for its locks, and close none
         with gr.Blocks(analytics_enabled=False) as demo:
-            conversation = gr.State("")
+            wanted = gr.State("")
             with gr.Tabs() as tabs, gr.Tab(chat_tab.TITLE):
                 own = chat_tab.build(ctx)
-            shared = Shared(tabs, conversation, demo)
+            shared = Shared(tabs, wanted, demo)
             chat_tab.wire(ctx, own, shared)
-        return ChatPage(ctx, own, shared)
+        return ChatPage(ctx, own)
 
     yield asyncio.run(build())
     assert ctx.host.shutdown()
@@ -80,10 +80,9 @@ def is_skip(value) -> bool:
 
 def test_a_message_and_its_answer(page):
     changes = send(page, "  hello ", system="Be brief.")
-    talk = changes[page.shared.conversation]
+    talk = changes[page.own.opened]
     assert said(changes, page) == [("user", "hello")]
     assert changes[page.own.input] == ""
-    assert changes[page.own.opened] == talk
     assert is_busy(changes, page)
     chunks = list(page.answer(changes[page.own.asked], "", REQUEST))
     texts = [said(chunk, page)[-1][1] for chunk in chunks[:-1]]
@@ -103,17 +102,17 @@ def test_nothing_is_sent_twice_or_empty(page, gate):
     assert page.own.asked not in send(page, " \n")
     first = send(page, "one")
     assert gate.reached.wait(30)
-    busy = send(page, "two", first[page.shared.conversation], first[page.own.asked])
+    busy = send(page, "two", first[page.own.opened], first[page.own.asked])
     assert all(is_skip(value) for value in busy.values()), "the text stays in the box"
     gate.go.set()
     list(page.answer(first[page.own.asked], "", REQUEST))
-    assert [m.content for m in page.store.messages(first[page.shared.conversation])][0::2] == ["one"]
+    assert [m.content for m in page.store.messages(first[page.own.opened])][0::2] == ["one"]
 
 
 def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
     """It was stopped, and before its last chunk was painted the next message was sent."""
     first = send(page, "one")
-    asked, talk = first[page.own.asked], first[page.shared.conversation]
+    asked, talk = first[page.own.asked], first[page.own.opened]
     painting = page.answer(asked, "", REQUEST)
     next(painting)
     assert gate.reached.wait(30)
@@ -136,7 +135,7 @@ def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
 def test_stop_leaves_the_end_to_the_event_that_paints_the_answer(page, gate):
     """Its own changes may reach the page last: Stop once stayed there for good."""
     first = send(page, "one")
-    asked, talk = first[page.own.asked], first[page.shared.conversation]
+    asked, talk = first[page.own.asked], first[page.own.opened]
     painting = page.answer(asked, "", REQUEST)
     next(painting)
     assert gate.reached.wait(30)
@@ -152,7 +151,7 @@ def test_an_answer_stopped_behind_others_is_never_painted(page, gate):
     assert gate.reached.wait(30)
     second = send(page, "two")
     asked = second[page.own.asked]
-    stopped = page.stop(asked, second[page.shared.conversation], "")
+    stopped = page.stop(asked, second[page.own.opened], "")
     assert "Stopped" in stopped[page.own.status]
     assert said(stopped, page) == [("user", "two")]
     (late,) = page.answer(asked, "", REQUEST)
@@ -163,7 +162,7 @@ def test_an_answer_stopped_behind_others_is_never_painted(page, gate):
 
 def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
     first = send(page, "one")
-    asked, talk = first[page.own.asked], first[page.shared.conversation]
+    asked, talk = first[page.own.asked], first[page.own.opened]
     painting = page.answer(asked, "", REQUEST)
     next(painting)
     assert gate.reached.wait(30)
@@ -181,7 +180,7 @@ def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
 
 def test_a_message_edited_elsewhere_is_not_overwritten(page):
     changes = send(page, "one")
-    talk = changes[page.shared.conversation]
+    talk = changes[page.own.opened]
     list(page.answer(changes[page.own.asked], "", REQUEST))
     bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
     number = page.store.messages(talk)[1].id
@@ -199,7 +198,7 @@ def test_a_message_edited_elsewhere_is_not_overwritten(page):
 def test_a_message_too_long_for_the_page_is_kept_whole(page):
     long = "word " * N_SHOWN
     changes = send(page, long)
-    talk = changes[page.shared.conversation]
+    talk = changes[page.own.opened]
     list(page.answer(changes[page.own.asked], "", REQUEST))
     bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
     shown = bubbles[0]["content"][0]["text"]
@@ -219,15 +218,14 @@ def test_the_page_opens_what_its_address_says(page):
     assert painted[page.own.sampling.system] == "S"
     gone = page.load("", SimpleNamespace(session_hash="x", query_params={"chat": "no-such"}))
     assert said(gone, page) == []
-    assert gone[page.shared.conversation] == ""
+    assert gone[page.own.opened] == ""
 
 
 def test_another_tab_may_open_a_conversation(page):
     talk = page.store.create().id
     page.store.append(talk, "user", "the whole book", display="book.pdf - 41 pages")
-    painted = page.follow(talk, "", "", None)
+    painted = page.follow(talk, "", None)
     assert said(painted, page) == [("user", "book.pdf - 41 pages")]
-    assert all(is_skip(value) for value in page.follow(talk, talk, "", None).values())
 
 
 def test_the_api(page):

@@ -11,8 +11,8 @@ const N_CLOSE_UP = 64; // tokens that are shown one by one
 const BUSY_MS = 250;
 const IDLE_MS = 1000;
 const LOST_MS = 4000;
-const FRAME_MS = 80;
-const FADE = 0.78; // of the glow is left after each frame
+const FRAME_MS = 125;
+const FADE = 0.68; // of the glow is left after each frame
 const SAY_MS = 30000; // between two spoken summaries during a long read
 
 const WORDS = { empty: "no model loaded", idle: "resting", loading: "loading the model", busy: "working" };
