@@ -155,7 +155,7 @@ def test_ctrl_c_in_the_middle_of_an_answer_ends_cleanly_and_keeps_it(start_app, 
     wait_until_ready(page, server)
     page.locator("#chat-input textarea").fill("Write a very long story about a river, with many chapters.")
     page.locator("#chat-send").click()
-    expect(page.locator("#chat-log [data-testid=bot]")).to_contain_text(re.compile(r"\S+(\s+\S+){10}"))
+    expect(page.locator("#chat-log [data-testid=bot]")).to_contain_text(re.compile(r"\S+(\s+\S+){14}"))
     assert server.stop() == 0
     assert "Traceback" not in server.log, server.log
     assert server.log.rstrip().endswith("stopped")

@@ -65,6 +65,15 @@ def send(page: ChatPage, text: str, conversation: str = "", asked=None, **change
     return page.send(text, conversation, asked, "", REQUEST, *choice(page, **changed))
 
 
+def under_way(page: ChatPage, gate) -> tuple:
+    """An answer that was painted once and waits at the gate: (asked, conversation, the rest of painting)."""
+    first = send(page, "one")
+    painting = page.answer(first[page.own.asked], "", REQUEST)
+    next(painting)
+    assert gate.reached.wait(30)
+    return first[page.own.asked], first[page.own.opened], painting
+
+
 def said(changes: dict, page: ChatPage) -> list[tuple[str, str]]:
     return [(bubble.role, bubble.content[0].text) for bubble in changes[page.own.log]]
 
@@ -111,11 +120,7 @@ def test_nothing_is_sent_twice_or_empty(page, gate):
 
 def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
     """It was stopped, and before its last chunk was painted the next message was sent."""
-    first = send(page, "one")
-    asked, talk = first[page.own.asked], first[page.own.opened]
-    painting = page.answer(asked, "", REQUEST)
-    next(painting)
-    assert gate.reached.wait(30)
+    asked, talk, painting = under_way(page, gate)
     page.stop(asked, talk, "")
     gate.go.set()
     assert asked.turn.wait(30)
@@ -134,11 +139,7 @@ def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
 
 def test_stop_leaves_the_end_to_the_event_that_paints_the_answer(page, gate):
     """Its own changes may reach the page last: Stop once stayed there for good."""
-    first = send(page, "one")
-    asked, talk = first[page.own.asked], first[page.own.opened]
-    painting = page.answer(asked, "", REQUEST)
-    next(painting)
-    assert gate.reached.wait(30)
+    asked, talk, painting = under_way(page, gate)
     assert all(is_skip(value) for value in page.stop(asked, talk, "").values())
     gate.go.set()
     *_, settled, _ = painting
@@ -161,11 +162,7 @@ def test_an_answer_stopped_behind_others_is_never_painted(page, gate):
 
 
 def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
-    first = send(page, "one")
-    asked, talk = first[page.own.asked], first[page.own.opened]
-    painting = page.answer(asked, "", REQUEST)
-    next(painting)
-    assert gate.reached.wait(30)
+    asked, talk, painting = under_way(page, gate)
     opened = []
     switch = threading.Thread(target=lambda: opened.append(page.new("", asked)))
     switch.start()
