@@ -13,12 +13,24 @@ from __future__ import annotations
 
 from lacache_gguf.policies.full import Full
 from lacache_gguf.policies.ladder import Ladder
-from lacache_gguf.policies.plan import Plan, Policy, View
+from lacache_gguf.policies.plan import Need, Plan, Policy, View, is_per_head, need_of
 from lacache_gguf.policies.sink_window import SinkWindow
 
 POLICIES: dict[str, type] = {policy.name: policy for policy in (Full, SinkWindow, Ladder)}
 
-__all__ = ["POLICIES", "Full", "Ladder", "Plan", "Policy", "SinkWindow", "View", "default_policy"]
+__all__ = [
+    "POLICIES",
+    "Full",
+    "Ladder",
+    "Need",
+    "Plan",
+    "Policy",
+    "SinkWindow",
+    "View",
+    "default_policy",
+    "is_per_head",
+    "need_of",
+]
 
 
 def default_policy(n_layer: int, n_ctx: int) -> Policy:

@@ -1,7 +1,8 @@
 """The types everything hangs on: a policy looks at a `View` and answers with a `Plan`.
 
-Nothing here knows tensors, ctypes, models or tokens: a policy is arithmetic on cell numbers, so it can be tested for
-every integer. Native code executes the plan in every layer at once; after it cell i has position i in every layer.
+Nothing here knows tensors, ctypes, models or tokens: a policy is arithmetic on cell numbers, and on scores where it has
+a `Need`, so it can be tested without a model. Native code executes the plan in every layer at once; after it cell i has
+position i in every layer.
 
     >>> from lacache_gguf.policies import SinkWindow, View
     >>> policy = SinkWindow(n_sink=4)
@@ -12,24 +13,54 @@ every integer. Native code executes the plan in every layer at once; after it ce
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
 from lacache_gguf.errors import PolicyError
 
+ScoreKind = Literal["keydiff", "attention"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a scored policy wants to see besides numbers: one score per layer, KV head and cell, higher = keep.
+
+    kind     "keydiff": -cos(key, mean of all normalised keys), keys without their rotation (arXiv 2504.15364)
+             "attention": the attention a cell got from the newest queries, averaged over them and the head's group
+    n_query  attention: how many of the newest queries vote, >= 1; keydiff: 0
+    decay    attention: weight of what was known before, at each compaction (an exponential moving average; cells that
+             came since start from 0); 0 <= decay < 1, and 0 = the newest queries alone decide
+
+    Raises PolicyError for settings that mean nothing.
+    """
+
+    kind: ScoreKind
+    n_query: int = 0
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScoreKind):
+            raise PolicyError(f"score {self.kind!r} is unknown; choose one of {', '.join(get_args(ScoreKind))}")
+        require_int("score", "n_query", self.n_query, 1 if self.kind == "attention" else 0)
+        require_share("score", "decay", self.decay)
+        if self.kind == "keydiff" and (self.n_query or self.decay):
+            raise PolicyError(f"a keydiff score sees no queries: n_query {self.n_query}, decay {self.decay} must be 0")
+
 
 @dataclass(frozen=True)
 class View:
-    """What a policy may look at; integers only.
+    """What a policy may look at.
 
-    n_layer   layers of the KV memory
-    n_cells   cells in use now, the same in every layer (== the position of the next token)
-    n_free    cells that must become free, >= 1: the plan has n_kept <= n_cells - n_free
-    n_pinned  first cells that must stay in every layer (BOS, system prompt, instruction)
-    cursor    `Plan.cursor` of the previous plan of this sequence, 0 at first; opaque to all but the policy
-    sweep     `Plan.sweep` of the previous plan, 0 at first
+    n_layer    layers of the KV memory
+    n_cells    cells in use now, the same in every layer (== the position of the next token)
+    n_free     cells that must become free, >= 1: the plan has n_kept <= n_cells - n_free
+    n_pinned   first cells that must stay in every layer (BOS, system prompt, instruction)
+    cursor     `Plan.cursor` of the previous plan of this sequence, 0 at first; opaque to all but the policy
+    sweep      `Plan.sweep` of the previous plan, 0 at first
+    n_head_kv  KV heads of every layer, each of which may keep cells of its own
+    scores     float32 [n_layer, n_head_kv, n_cells], higher = keep; only for policies with a `Need`
 
     Raises ValueError on a number that no memory can have: the caller's mistake, not the user's.
     """
@@ -40,19 +71,27 @@ class View:
     n_pinned: int = 0
     cursor: int = 0
     sweep: int = 0
+    n_head_kv: int = 1
+    scores: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.n_layer < 1 or self.n_free < 1 or min(self.n_cells, self.n_pinned, self.cursor, self.sweep) < 0:
-            raise ValueError(f"n_layer and n_free must be >= 1 and the rest >= 0: {self}")
+        if min(self.n_layer, self.n_free, self.n_head_kv) < 1:
+            raise ValueError(f"n_layer, n_free and n_head_kv must be >= 1: {self}")
+        if min(self.n_cells, self.n_pinned, self.cursor, self.sweep) < 0:
+            raise ValueError(f"n_cells, n_pinned, cursor and sweep must be >= 0: {self}")
         if self.n_pinned > self.n_cells:
             raise ValueError(f"n_pinned {self.n_pinned} > n_cells {self.n_cells}")
+        shape = (self.n_layer, self.n_head_kv, self.n_cells)
+        if self.scores is not None and (self.scores.dtype != np.float32 or self.scores.shape != shape):
+            raise ValueError(f"scores are {self.scores.dtype} {self.scores.shape}, not float32 {shape}")
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Which cells every layer keeps, and where the policy resumes.
 
-    keep    int32 [n_layer, n_kept], C-contiguous; keep[il, i] = source cell of cell i; rows strictly ascending
+    keep    int32 [n_layer, n_kept], C-contiguous; keep[il, i] = source cell of cell i; rows strictly ascending. Or
+            int32 [n_layer, n_head_kv, n_kept]: every KV head keeps cells of its own
     cursor  hand it back in the next `View`, likewise `sweep`
     """
 
@@ -62,24 +101,28 @@ class Plan:
 
     def __post_init__(self) -> None:
         keep = self.keep
-        if keep.dtype != np.int32 or keep.ndim != 2 or not keep.flags.c_contiguous:
-            raise ValueError(f"keep must be a C-contiguous int32 matrix, got {keep.dtype} of {keep.ndim} dimension(s)")
+        if keep.dtype != np.int32 or keep.ndim not in (2, 3) or not keep.flags.c_contiguous:
+            raise ValueError(
+                f"keep must be a C-contiguous int32 matrix, or one per KV head, got {keep.dtype} of {keep.ndim} "
+                "dimension(s)"
+            )
 
     @property
     def n_layer(self) -> int:
-        """Rows of the plan."""
+        """Layers of the plan."""
         return self.keep.shape[0]
 
     @property
     def n_kept(self) -> int:
-        """Cells every layer keeps."""
-        return self.keep.shape[1]
+        """Cells every layer and head keeps."""
+        return self.keep.shape[-1]
 
 
 class Policy(Protocol):
     """Decides what to forget. Implemented by frozen dataclasses of settings; the state travels in View and Plan.
 
-    Position-only by design: a method that reads keys or attention is another protocol, not a new argument here.
+    A policy that looks at cell numbers alone has nothing else. One that reads keys or attention also has `need`, and
+    finds its answer in `View.scores`; one whose KV heads keep cells of their own has `is_per_head = True`.
     """
 
     name: ClassVar[str]
@@ -100,9 +143,25 @@ class Policy(Protocol):
         ...
 
 
+def need_of(policy: Policy) -> Need | None:
+    """What `policy` wants to see besides numbers; None for a position-only one."""
+    return getattr(policy, "need", None)
+
+
+def is_per_head(policy: Policy) -> bool:
+    """True if the plans of `policy` are [n_layer, n_head_kv, n_kept], False if [n_layer, n_kept]."""
+    return bool(getattr(policy, "is_per_head", False))
+
+
 def require_int(owner: str, setting: str, value: Any, lowest: int) -> None:
     """Raise PolicyError unless `value` is a whole number >= `lowest`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise PolicyError(f"{owner}: {setting} must be a whole number, got {value!r}")
     if value < lowest:
         raise PolicyError(f"{owner}: {setting} must be at least {lowest}, got {value}")
+
+
+def require_share(owner: str, setting: str, value: Any) -> None:
+    """Raise PolicyError unless 0 <= `value` < 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise PolicyError(f"{owner}: {setting} must be at least 0 and below 1, got {value!r}")

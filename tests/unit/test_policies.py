@@ -11,6 +11,7 @@ from bisect import bisect_left
 from dataclasses import FrozenInstanceError, fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,19 @@ from hypothesis import strategies as st
 from reference import ladder_oracle
 
 from lacache_gguf.errors import MemoryFull, PolicyError
-from lacache_gguf.policies import POLICIES, Full, Ladder, Plan, Policy, SinkWindow, View, default_policy
+from lacache_gguf.policies import (
+    POLICIES,
+    Full,
+    Ladder,
+    Need,
+    Plan,
+    Policy,
+    SinkWindow,
+    View,
+    default_policy,
+    is_per_head,
+    need_of,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "plans"
 MANY = settings(max_examples=800, deadline=None, derandomize=True)
@@ -238,17 +251,45 @@ def test_default_policy_is_valid_for_every_model_and_budget() -> None:
         {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_pinned": 9},
         {"n_layer": 2, "n_cells": 8, "n_free": 1, "cursor": -1},
         {"n_layer": 2, "n_cells": 8, "n_free": 1, "sweep": -1},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_head_kv": 0},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_head_kv": 3, "scores": np.zeros((2, 1, 8), np.float32)},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "scores": np.zeros((2, 1, 8))},
     ],
 )
-def test_view_refuses_what_no_memory_can_have(numbers: dict[str, int]) -> None:
+def test_view_refuses_what_no_memory_can_have(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\d"):
         View(**numbers)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"kind": "luck"}, "'luck' is unknown; choose one of keydiff, attention"),
+        ({"kind": "attention"}, "n_query must be at least 1, got 0"),
+        ({"kind": "attention", "n_query": 1.5}, "n_query must be a whole number, got 1.5"),
+        ({"kind": "attention", "n_query": 8, "decay": 1.0}, "decay must be at least 0 and below 1, got 1.0"),
+        ({"kind": "attention", "n_query": 8, "decay": float("nan")}, "got nan"),
+        ({"kind": "keydiff", "n_query": 8}, "sees no queries: n_query 8"),
+        ({"kind": "keydiff", "decay": 0.5}, r"decay 0\.5 must be 0"),
+    ],
+)
+def test_need_refuses_what_means_nothing(kwargs: dict[str, Any], text: str) -> None:
+    with pytest.raises(PolicyError, match=text):
+        Need(**kwargs)
+
+
+def test_position_only_policies_need_nothing() -> None:
+    for policy in (Full(), SinkWindow(), Ladder(span=2)):
+        assert need_of(policy) is None
+        assert not is_per_head(policy)
 
 
 def test_plan_refuses_what_native_code_could_not_read() -> None:
     rows = np.arange(12, dtype=np.int32).reshape(3, 4)
     assert Plan(rows).n_kept == 4
-    for wrong in (rows.astype(np.int64), rows[0], rows.T, rows[:, ::2]):
+    per_head = Plan(rows.reshape(3, 2, 2))
+    assert (per_head.n_layer, per_head.n_kept) == (3, 2)
+    for wrong in (rows.astype(np.int64), rows[0], rows.T, rows[:, ::2], rows[None, None]):
         with pytest.raises(ValueError, match="C-contiguous int32 matrix"):
             Plan(wrong)
 
