@@ -12,19 +12,27 @@ A new policy is one file beside these and one line in `POLICIES`.
 from __future__ import annotations
 
 from lacache_gguf.policies.full import Full
+from lacache_gguf.policies.keydiff import KeyDiff
 from lacache_gguf.policies.ladder import Ladder
 from lacache_gguf.policies.plan import Need, Plan, Policy, View, is_per_head, need_of
+from lacache_gguf.policies.random import Random
+from lacache_gguf.policies.scored_ladder import ScoredLadder
 from lacache_gguf.policies.sink_window import SinkWindow
 
-POLICIES: dict[str, type] = {policy.name: policy for policy in (Full, SinkWindow, Ladder)}
+POLICIES: dict[str, type] = {
+    policy.name: policy for policy in (Full, SinkWindow, Ladder, ScoredLadder, KeyDiff, Random)
+}
 
 __all__ = [
     "POLICIES",
     "Full",
+    "KeyDiff",
     "Ladder",
     "Need",
     "Plan",
     "Policy",
+    "Random",
+    "ScoredLadder",
     "SinkWindow",
     "View",
     "default_policy",

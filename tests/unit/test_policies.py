@@ -23,16 +23,20 @@ from lacache_gguf.errors import MemoryFull, PolicyError
 from lacache_gguf.policies import (
     POLICIES,
     Full,
+    KeyDiff,
     Ladder,
     Need,
     Plan,
     Policy,
+    Random,
+    ScoredLadder,
     SinkWindow,
     View,
     default_policy,
     is_per_head,
     need_of,
 )
+from lacache_gguf.policies.scored import Scored
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "plans"
 MANY = settings(max_examples=800, deadline=None, derandomize=True)
@@ -61,10 +65,30 @@ def possible_pairs(n_layer: int) -> list[tuple[int, int]]:
     return [pair for pair, (n_src, n_dst) in zip(pairs, sizes, strict=True) if n_dst < n_src]
 
 
+def scored(kind: type, **fields: st.SearchStrategy) -> st.SearchStrategy[tuple[Policy, int]]:
+    """A policy that drops low scores, and n_layer."""
+    common = {
+        "n_sink": st.integers(0, 9),
+        "n_recent": st.none() | st.integers(0, 50),
+        "heads": st.sampled_from(["layer", "each"]),
+    }
+    return st.tuples(st.builds(kind, **{**common, **fields}), st.integers(1, 12))
+
+
+@st.composite
+def scored_ladders(draw: st.DrawFn) -> tuple[Policy, int]:
+    n_src = draw(st.integers(2, 7))
+    score = st.sampled_from(["keydiff", "attention"])
+    return draw(scored(ScoredLadder, n_src=st.just(n_src), n_dst=st.integers(1, n_src - 1), score=score))
+
+
 SETTINGS: dict[str, st.SearchStrategy[tuple[Policy, int]]] = {
     "full": st.tuples(st.just(Full()), st.integers(1, 40)),
     "sink_window": st.tuples(st.builds(SinkWindow, n_sink=st.integers(0, 9)), st.integers(1, 40)),
     "ladder": ladders(),
+    "scored_ladder": scored_ladders(),
+    "keydiff": scored(KeyDiff),
+    "random": scored(Random, seed=st.integers(0, 9)),
 }
 EVICTING = sorted(set(POLICIES) - {"full"})
 
@@ -82,6 +106,15 @@ def smallest_n_ctx(policy: Policy, n_layer: int, n_pinned: int) -> int:
     return bisect_left(range(1000), True, key=is_accepted)
 
 
+def shown(policy: Policy, n_layer: int, n_cells: int, n_free: int, *numbers: int, n_head_kv: int = 2) -> View:
+    """A view of so many cells, with scores if the policy wants them: few different ones, so that there are ties."""
+    rng = np.random.default_rng([n_layer, n_cells, n_free])
+    scores = rng.integers(-4, 5, (n_layer, n_head_kv, n_cells)).astype(np.float32)
+    return View(
+        n_layer, n_cells, n_free, *numbers, n_head_kv=n_head_kv, scores=None if need_of(policy) is None else scores
+    )
+
+
 @st.composite
 def situations(draw: st.DrawFn, name: str) -> tuple[Policy, View]:
     """A policy of this name and a view of which it can free n_free cells."""
@@ -89,16 +122,22 @@ def situations(draw: st.DrawFn, name: str) -> tuple[Policy, View]:
     n_pinned = draw(st.integers(0, 20))
     n_cells = smallest_n_ctx(policy, n_layer, n_pinned) + draw(st.integers(0, 200))
     n_free = draw(st.integers(1, policy.n_free_max(n_layer, n_cells, n_pinned)))
-    return policy, View(n_layer, n_cells, n_free, n_pinned, draw(st.integers(0, 250)), draw(st.integers(0, 9)))
+    numbers = n_pinned, draw(st.integers(0, 250)), draw(st.integers(0, 9))
+    return policy, shown(policy, n_layer, n_cells, n_free, *numbers, n_head_kv=draw(st.integers(1, 4)))
 
 
 def slack(policy: Policy, n_layer: int) -> int:
     """How many cells more than asked a plan may free: less than one rung."""
+    if isinstance(policy, ScoredLadder):
+        return policy.n_src - policy.n_dst - 1
     return policy.rung(n_layer).n_freed - 1 if isinstance(policy, Ladder) else 0
 
 
-def n_recent(policy: Policy, n_layer: int) -> int:
-    return policy.recent(n_layer) if isinstance(policy, Ladder) else 1
+def n_recent(policy: Policy, view: View) -> int:
+    """Newest cells that the policy promises to keep."""
+    if isinstance(policy, Scored):
+        return policy.recent(view.n_cells)
+    return policy.recent(view.n_layer) if isinstance(policy, Ladder) else 1
 
 
 def test_every_registered_policy_is_tested() -> None:
@@ -115,14 +154,15 @@ def test_plan_obeys_the_contract(name: str) -> None:
         policy, view = situation
         plan = policy.plan(view)
         keep = plan.keep
-        assert (keep.dtype, keep.flags.c_contiguous, keep.shape) == (np.int32, True, (view.n_layer, plan.n_kept))
-        assert (np.diff(keep, axis=1) > 0).all()
+        n_rows = (view.n_layer, view.n_head_kv) if is_per_head(policy) else (view.n_layer,)
+        assert (keep.dtype, keep.flags.c_contiguous, keep.shape) == (np.int32, True, (*n_rows, plan.n_kept))
+        assert (np.diff(keep) > 0).all()
         assert 0 <= keep.min() <= keep.max() < view.n_cells
         n_first = max(view.n_pinned, policy.n_sink)
-        assert (keep[:, :n_first] == np.arange(n_first)).all()
-        tail = n_recent(policy, view.n_layer)
+        assert (keep[..., :n_first] == np.arange(n_first)).all()
+        tail = n_recent(policy, view)
         assert tail >= 1
-        assert (keep[:, -tail:] == np.arange(view.n_cells - tail, view.n_cells)).all()
+        assert (keep[..., -tail:] == np.arange(view.n_cells - tail, view.n_cells)).all()
         n_freed = view.n_cells - plan.n_kept
         assert view.n_free <= n_freed <= view.n_free + slack(policy, view.n_layer)
         again = policy.plan(view)
@@ -145,10 +185,10 @@ def test_n_free_max_is_the_truth(name: str) -> None:
         n_max = policy.n_free_max(n_layer, n_cells, n_pinned)
         assert 0 <= n_max <= n_cells
         if n_max:
-            plan = policy.plan(View(n_layer, n_cells, n_max, n_pinned, cursor, sweep))
+            plan = policy.plan(shown(policy, n_layer, n_cells, n_max, n_pinned, cursor, sweep))
             assert n_cells - plan.n_kept == n_max
         with pytest.raises(MemoryFull) as error:
-            policy.plan(View(n_layer, n_cells, n_max + 1, n_pinned, cursor, sweep))
+            policy.plan(shown(policy, n_layer, n_cells, n_max + 1, n_pinned, cursor, sweep))
         assert {str(n_cells), str(n_max + 1)} <= set(re.findall(r"\d+", str(error.value)))
 
     holds()
@@ -166,7 +206,7 @@ def test_a_budget_that_check_accepts_lasts_for_ever(name: str) -> None:
         cursor = sweep = 0
         for i in range(60):
             n_free = min(asks[i % len(asks)], n_max)  # i.e. a block of this many tokens wants to come in
-            plan = policy.plan(View(n_layer, n_ctx, n_free, n_pinned, cursor, sweep))  # the memory is full again
+            plan = policy.plan(shown(policy, n_layer, n_ctx, n_free, n_pinned, cursor, sweep))  # full again
             cursor, sweep = plan.cursor, plan.sweep
             assert plan.n_kept + n_free <= n_ctx
 
@@ -208,12 +248,15 @@ def test_policies_are_frozen_values(name: str) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_plan_equals_the_golden_one(path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
-    plan = POLICIES[golden["policy"]](**golden["settings"]).plan(View(**golden["view"]))
+    view = golden["view"]
+    if "scores" in view:
+        view["scores"] = np.array(view["scores"], dtype=np.float32)
+    plan = POLICIES[golden["policy"]](**golden["settings"]).plan(View(**view))
     assert {"keep": plan.keep.tolist(), "cursor": plan.cursor, "sweep": plan.sweep} == golden["plan"]
 
 
 def test_there_are_goldens() -> None:
-    assert {path.stem.split("_l")[0] for path in GOLDEN.glob("*.json")} == set(EVICTING)
+    assert {json.loads(path.read_text("utf-8"))["policy"] for path in GOLDEN.glob("*.json")} == set(EVICTING)
 
 
 def test_full_refuses_with_the_numbers_and_the_remedy() -> None:

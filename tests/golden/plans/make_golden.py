@@ -14,7 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from reference import ladder_oracle  # noqa: E402
+import numpy as np  # noqa: E402
+from reference import ladder_oracle, scored_oracle  # noqa: E402
 
 LADDERS = {
     "ladder_l4_s1_o0": ({"span": 1, "n_sink": 2, "n_recent": 2}, {"n_layer": 4, "n_cells": 16, "n_free": 9}),
@@ -31,6 +32,58 @@ LADDERS = {
     "ladder_l30_s15_o0_one": ({"span": 15}, {"n_layer": 30, "n_cells": 48, "n_free": 1, "cursor": 15, "sweep": 2}),
 }
 
+# Rows that drop_lowest or thin_rungs of the oracle decide: policy, settings, view without its scores.
+SCORED = {
+    "keydiff_l2_h2": (
+        "keydiff",
+        {"n_sink": 2, "n_recent": 4},
+        {"n_layer": 2, "n_cells": 16, "n_free": 5, "n_head_kv": 2},
+    ),
+    "scored_ladder_l3_h2_wraps": (
+        "scored_ladder",
+        {"n_sink": 1, "n_recent": 5, "n_src": 3, "n_dst": 2},
+        {"n_layer": 3, "n_cells": 24, "n_free": 9, "n_pinned": 3, "cursor": 12, "sweep": 2, "n_head_kv": 2},
+    ),
+    "random_l3": (
+        "random",
+        {"n_recent": 3, "seed": 7},
+        {"n_layer": 3, "n_cells": 20, "n_free": 6, "sweep": 4},
+    ),
+}
+
+
+def scored_golden(policy: str, settings: dict, view: dict) -> dict:
+    """What the oracle answers; scores are digits, so that there are ties and a mean is exact."""
+    n_layer, n_head, n_cells = view["n_layer"], view.get("n_head_kv", 1), view["n_cells"]
+    rng = np.random.default_rng([n_layer, n_head, n_cells])
+    scores = rng.integers(0, 10, (n_layer, n_head, n_cells)).tolist()
+    if policy == "random":
+        lots = np.random.default_rng([settings["seed"], view["sweep"]])
+        rows = lots.random((n_layer, 1, n_cells), dtype=np.float32).tolist()
+    else:
+        view = {**view, "scores": scores}
+        rows = scored_oracle.rows_of(scores, settings.get("heads", "each" if policy == "keydiff" else "layer"))
+    common = {
+        "n_free": view["n_free"],
+        "n_first": max(settings.get("n_sink", 4), view.get("n_pinned", 0)),
+        "n_tail": scored_oracle.n_tail_of(settings["n_recent"], n_cells),
+    }
+    cursor, sweep = 0, view.get("sweep", 0) + 1 if policy == "random" else 0
+    keep: list = []
+    for layer in rows:
+        keep.append([])
+        for row in layer:
+            if policy == "scored_ladder":
+                rung = {"n_src": settings["n_src"], "n_dst": settings["n_dst"]}
+                kept, cursor, sweep = scored_oracle.thin_rungs(
+                    row, **common, **rung, cursor=view["cursor"], sweep=view["sweep"]
+                )
+            else:
+                kept = scored_oracle.drop_lowest(row, **common)
+            keep[-1].append(kept)
+    keep = keep if policy == "keydiff" else [layer[0] for layer in keep]
+    return {"policy": policy, "settings": settings, "view": view, "plan": dict(keep=keep, cursor=cursor, sweep=sweep)}
+
 
 def goldens() -> dict[str, dict]:
     """File stem -> contents."""
@@ -45,6 +98,7 @@ def goldens() -> dict[str, dict]:
         "view": {"n_layer": 3, "n_cells": 12, "n_free": 5, "n_pinned": 3},
         "plan": {"keep": [[0, 1, 2, 8, 9, 10, 11]] * 3, "cursor": 0, "sweep": 0},
     }
+    answers |= {stem: scored_golden(*case) for stem, case in SCORED.items()}
     return answers
 
 
