@@ -320,11 +320,23 @@ class Engine:
         Room is made for exactly one ubatch whenever the memory is full, so n_ubatch=1 is token-by-token eviction as
         published. Raises UsageError if n_ubatch exceeds what the policy can free at once.
         """
+        tokens = self._teacher_forced(tokens, n_ubatch, 2)
+        return self._session.nll(tokens, n_ubatch)
+
+    def logits(self, tokens: Sequence[int], n_ubatch: int = 1) -> Iterator[np.ndarray]:
+        """The same as logits: per ubatch a float32 [<= n_ubatch, n_vocab], row t of all of them for what follows token
+        t; valid until the next one. Closing the generator stops behind a whole ubatch. Raises as `nll` does.
+        """
+        tokens = self._teacher_forced(tokens, n_ubatch, 1)
+        yield from self._session.logits(tokens, n_ubatch)
+
+    def _teacher_forced(self, tokens: Sequence[int], n_ubatch: int, n_least: int) -> np.ndarray:
+        """Check what is to be fed to a fresh memory: int64 [n]."""
         tokens = np.asarray(tokens, dtype=np.int64)
-        if tokens.ndim != 1 or len(tokens) < 2:
-            raise UsageError(f"nll needs at least 2 tokens in one row, got an array of shape {tokens.shape}")
+        if tokens.ndim != 1 or len(tokens) < n_least:
+            raise UsageError(f"needs at least {n_least} token(s) in one row, got an array of shape {tokens.shape}")
         n_most = self.policy.n_free_max(self.n_layer, self.n_ctx) or self.n_ctx
         if not 1 <= n_ubatch <= n_most:
             raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {n_most}")
         self.reset()
-        return self._session.nll(tokens, n_ubatch)
+        return tokens

@@ -175,17 +175,25 @@ class Session:
 
     # ---- measuring -------------------------------------------------------------------------------------------------
 
-    def nll(self, tokens: np.ndarray, n_ubatch: int) -> np.ndarray:
-        """Losses in nats, float32 [len(tokens) - 1], of tokens that are fed `n_ubatch` at a time; see Engine.nll."""
-        result = np.empty(len(tokens) - 1, dtype=np.float32)
-        for first in range(0, len(result), n_ubatch):
-            chunk = tokens[first : min(first + n_ubatch, len(result))]
+    def logits(self, tokens: np.ndarray, n_ubatch: int) -> Iterator[np.ndarray]:
+        """Logits float32 [<= n_ubatch, n_vocab] of every ubatch of `tokens`; see Engine.logits."""
+        run = self._begin()
+        for first in range(0, len(tokens), n_ubatch):
+            chunk = tokens[first : first + n_ubatch]
             start = time.perf_counter()
             self.feed(chunk, n_block=1, all_logits=True)
+            logits = self._context.logits(len(chunk))
             self.seconds["read"] += time.perf_counter() - start
             self.n_read += len(chunk)
-            targets = tokens[first + 1 : first + 1 + len(chunk)]
-            result[first : first + len(chunk)] = nll(self._context.logits(len(chunk)), targets)
+            yield logits
+            self._check(run)
+
+    def nll(self, tokens: np.ndarray, n_ubatch: int) -> np.ndarray:
+        """Losses in nats, float32 [len(tokens) - 1], of tokens that are fed `n_ubatch` at a time; see Engine.nll."""
+        result, n = np.empty(len(tokens) - 1, dtype=np.float32), 0
+        for logits in self.logits(tokens[:-1], n_ubatch):
+            result[n : n + len(logits)] = nll(logits, tokens[n + 1 : n + 1 + len(logits)])
+            n += len(logits)
         return result
 
     # ---- one at a time ---------------------------------------------------------------------------------------------
