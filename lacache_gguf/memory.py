@@ -1,6 +1,7 @@
 """The memory of one sequence: how many cells it may hold, how many it holds, and when it is thinned.
 
-Knows nothing of tokens' text, models or ctypes: a policy makes a plan, `compact` carries it out, this module counts.
+Knows nothing of tokens' text, models or ctypes: a policy makes a plan, `compact` carries it out, this module counts. A
+policy with a `Need` is shown scores, which `score` gives (`scores.py`).
 Three counts never blur: `n_seen` tokens were ever fed, `n_cells` cells are in use, `pos_next` is the next position.
 
     memory = Memory(policy, n_layer=30, n_ctx=1024, compact=lambda keep: native.seq_compact(ctx, keep))
@@ -16,7 +17,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lacache_gguf.errors import MemoryFull, UsageError
-from lacache_gguf.policies import Policy, View
+from lacache_gguf.policies import Need, Policy, View, is_per_head, need_of
+from lacache_gguf.scores import Scores
 
 _COUNTERS = ("n_seen", "n_cells", "n_cells_peak", "n_pinned", "n_compactions", "seconds_compact", "cursor", "sweep")
 
@@ -31,17 +33,27 @@ class Memory:
         n_ctx: int,
         compact: Callable[[np.ndarray], None],
         check_freed: Callable[[int], None] = lambda n_freed: None,
+        *,
+        n_head_kv: int = 1,
+        score: Callable[[Need], np.ndarray] | None = None,
+        n_votes: Callable[[], int] | None = None,
     ) -> None:
-        """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept]; `check_freed(n)` raises if n cells freed at a
-        time are too few. Raises PolicyError for impossible settings.
+        """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept];
+        `check_freed(n)` raises if n cells freed at a time are too few. `score(need)` gives float32 [n_layer, n_head_kv,
+        n_cells] and `n_votes()` the queries behind it, for policies with a need. Raises PolicyError for impossible
+        settings.
         """
         self.policy = policy
         self.n_layer = n_layer
         self.n_ctx = n_ctx
+        self.n_head_kv = n_head_kv
+        self.n_head = n_head_kv if is_per_head(policy) else 1  # rows of `held` per layer
         self._compact = compact
         self._check_freed = check_freed
         self._check(0)
-        self._held = np.zeros((n_layer, n_ctx), dtype=np.int32)
+        self._held = np.zeros((n_layer * self.n_head, n_ctx), dtype=np.int32)
+        need = need_of(policy)
+        self._scores = Scores(need, n_layer, n_head_kv, n_ctx, score or _nobody, n_votes) if need else None
         self.reset()
 
     def reset(self) -> None:
@@ -54,6 +66,8 @@ class Memory:
         self.seconds_compact = 0.0
         self.cursor = 0
         self.sweep = 0
+        if self._scores:
+            self._scores.reset()
 
     @property
     def pos_next(self) -> int:
@@ -67,7 +81,10 @@ class Memory:
 
     @property
     def held(self) -> np.ndarray:
-        """Which token (counted from 0 as fed) every cell holds: int32 [n_layer, n_cells], a read-only view."""
+        """Which token (counted from 0 as fed) every cell holds: int32 [n_layer * n_head, n_cells], a read-only view.
+
+        n_head is 1, and a row a layer, unless every KV head keeps cells of its own: row il * n_head + i then.
+        """
         view = self._held[:, : self.n_cells]
         view.flags.writeable = False
         return view
@@ -110,11 +127,22 @@ class Memory:
         n_free = max(n_need, min(self.n_block if n_block is None else n_block, n_most))
         start = time.perf_counter()
         plan = self.policy.plan(
-            View(self.n_layer, self.n_cells, n_free, self.n_pinned, cursor=self.cursor, sweep=self.sweep)
+            View(
+                n_layer=self.n_layer,
+                n_cells=self.n_cells,
+                n_free=n_free,
+                n_pinned=self.n_pinned,
+                cursor=self.cursor,
+                sweep=self.sweep,
+                n_head_kv=self.n_head_kv,
+                scores=self._scores.look(self.n_cells) if self._scores else None,
+            )
         )
-        n_kept = plan.keep.shape[1]
+        n_kept = plan.n_kept
         self._compact(plan.keep)
-        self._held[:, :n_kept] = np.take_along_axis(self._held, plan.keep, axis=1)
+        self._held[:, :n_kept] = np.take_along_axis(self._held, plan.keep.reshape(-1, n_kept), axis=1)
+        if self._scores:
+            self._scores.move(plan.keep)
         self.cursor, self.sweep = plan.cursor, plan.sweep
         self.n_cells = n_kept
         self.n_compactions += 1
@@ -125,6 +153,8 @@ class Memory:
         """`n_tokens` were written behind the last cell."""
         end = self.n_cells + n_tokens
         self._held[:, self.n_cells : end] = np.arange(self.n_seen, self.n_seen + n_tokens, dtype=np.int32)
+        if self._scores:
+            self._scores.start(self.n_cells, end)
         self.n_cells = end
         self.n_seen += n_tokens
         self.n_cells_peak = max(self.n_cells_peak, end)
@@ -147,26 +177,39 @@ class Memory:
         self.n_cells -= n_tokens
         self.n_seen -= n_tokens
 
-    def state(self) -> tuple[dict[str, int | float], np.ndarray]:
-        """(counters, held int32 [n_layer, n_cells]): all that `restore` needs, apart from policy and budget."""
-        return {name: getattr(self, name) for name in _COUNTERS}, self.held
+    def state(self) -> tuple[dict[str, int | float], dict[str, np.ndarray]]:
+        """(counters, arrays) that `restore` needs, apart from policy and budget: "held" int32 [n_layer * n_head,
+        n_cells], and with an attention score "scores" and "votes" float32 [n_layer, n_head_kv, n_cells]."""
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        arrays = {"held": self.held.copy()}
+        if self._scores:
+            counters["n_votes"], more = self._scores.state(self.n_cells)
+            arrays |= more
+        return counters, arrays
 
-    def restore(self, counters: dict[str, int | float], held: np.ndarray) -> None:
+    def restore(self, counters: dict[str, int | float], arrays: dict[str, np.ndarray]) -> None:
         """Set what `state` gave; the caller fills the cells. Raises ValueError, changing nothing, if it cannot be."""
         values = {name: type(getattr(self, name))(counters[name]) for name in _COUNTERS}
-        n_seen, n_cells = values["n_seen"], values["n_cells"]
+        held, n_seen, n_cells = arrays["held"], values["n_seen"], values["n_cells"]
         is_possible = (
             min(values.values()) >= 0 and n_cells <= values["n_cells_peak"] <= self.n_ctx and n_cells <= n_seen
         )
         if not is_possible or values["n_pinned"] > self.n_ctx:
             raise ValueError(f"counters that contradict each other or the budget of {self.n_ctx} cells: {values}")
-        if held.shape != (self.n_layer, n_cells) or held.dtype != np.int32:
-            raise ValueError(f"held is {held.dtype} {held.shape}, not int32 {(self.n_layer, n_cells)}")
+        shape = (len(self._held), n_cells)
+        if held.shape != shape or held.dtype != np.int32:
+            raise ValueError(f"held is {held.dtype} {held.shape}, not int32 {shape}")
         if n_cells and not (held.min() >= 0 and held.max() < n_seen and (np.diff(held, axis=1) > 0).all()):
             raise ValueError("held names tokens that were never fed, or not in order")
+        if self._scores:
+            self._scores.restore(n_cells, int(counters.get("n_votes", 0)), arrays)
         for name, value in values.items():
             setattr(self, name, value)
         self._held[:, :n_cells] = held
 
     def _n_free_max(self) -> int:
         return self.policy.n_free_max(self.n_layer, self.n_ctx, self.n_pinned)
+
+
+def _nobody(need: Need) -> np.ndarray:
+    raise UsageError(f"this policy needs {need.kind} scores, and there is no model here that could give them")

@@ -216,7 +216,7 @@ class Session:
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """(plain values, arrays) that `restore` needs; the KV cells as uint8 [n_bytes], a copy."""
-        counters, held = self._memory.state()
+        counters, memory = self._memory.state()
         values = {
             "memory": counters,
             "seconds": self.seconds,
@@ -225,7 +225,7 @@ class Session:
             "finish_reason": self.finish_reason,
         }
         arrays = {
-            "held": np.ascontiguousarray(held),
+            **memory,
             "seen": self.seen,
             "pending": np.asarray(self.pending, dtype=np.int32),
             "logits": np.array(self._row() if self._has_logits else [], dtype=np.float32),
@@ -243,9 +243,9 @@ class Session:
             raise ValueError(f"{len(seen)} tokens and {len(logits)} logits do not fit the counters and the vocabulary")
         seconds = {name: float(values["seconds"][name]) for name in self.seconds}
         n_read, n_decoded = int(values["n_read"]), int(values["n_decoded"])
-        before = self._memory.state()[0], self._memory.held.copy()
+        before = self._memory.state()
         cells = self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8)
-        self._memory.restore(values["memory"], arrays["held"])
+        self._memory.restore(values["memory"], arrays)
         try:
             self._context.restore(arrays["cells"], self._memory.n_cells)
         except ValueError:

@@ -191,12 +191,12 @@ class FakeEngine:
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, note: dict[str, Any] | None = None) -> None:
-        counters, held = self._memory.state()
+        counters, arrays = self._memory.state()
         content = {
             "fake_n_ctx": self.n_ctx,
             "seen": self._seen,
             "counters": counters,
-            "held": held.tolist(),
+            "held": arrays["held"].tolist(),
             "note": note or {},
         }
         Path(path).write_text(json.dumps(content), encoding="utf-8")
@@ -210,7 +210,7 @@ class FakeEngine:
         if n_ctx != self.n_ctx:
             raise CheckpointMismatch(f"{path} is of a memory of {n_ctx} cells, this one has {self.n_ctx}")
         self.reset()
-        self._memory.restore(content["counters"], held.reshape(self.n_layer, -1))
+        self._memory.restore(content["counters"], {"held": held.reshape(self.n_layer, -1)})
         self._seen = content["seen"]
         return content["note"]
 

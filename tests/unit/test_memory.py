@@ -163,8 +163,7 @@ def test_a_restored_memory_thins_as_the_saved_one(sizes, n_after, n_pinned):
     one, other = (Memory(Ladder(span=2, n_recent=8), 4, 96, cache.compact) for cache in caches)
     one.pin(n_pinned)
     stream(one, caches[0], sizes)
-    counters, held = one.state()
-    other.restore(counters, held.copy())
+    other.restore(*one.state())
     caches[1].cells = [list(row) for row in caches[0].cells]
     for memory, cache in zip((one, other), caches, strict=True):
         stream(memory, cache, [7] * n_after)
@@ -178,7 +177,8 @@ def test_a_state_that_cannot_be_is_refused_and_changes_nothing():
     for _ in range(30):
         memory.make_room(7)
         memory.advance(7)
-    counters, held = memory.state()
+    counters, arrays = memory.state()
+    held = arrays["held"]
     before = dict(counters), held.tolist()
     for wrong in (
         {"n_seen": 3},
@@ -189,10 +189,11 @@ def test_a_state_that_cannot_be_is_refused_and_changes_nothing():
         {"sweep": -1},
     ):
         with pytest.raises(ValueError, match=r"contradict|held"):
-            memory.restore({**counters, **wrong}, held)
+            memory.restore({**counters, **wrong}, arrays)
     for wrong in (held[:2], held[:, :-1], held.astype(np.int64), held + 1000, held - 1, held[:, ::-1]):
         with pytest.raises(ValueError, match="held"):
-            memory.restore(counters, wrong)
-    with pytest.raises(KeyError):
-        memory.restore({}, held)
+            memory.restore(counters, {"held": wrong})
+    for empty in (({}, arrays), (counters, {})):
+        with pytest.raises(KeyError):
+            memory.restore(*empty)
     assert (dict(memory.state()[0]), memory.held.tolist()) == before
