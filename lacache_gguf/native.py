@@ -22,7 +22,7 @@ import numpy as np
 import lacache_gguf
 from lacache_gguf.errors import LacacheError, OutOfMemory
 
-ABI = 1  # LLAMA_LACACHE_ABI this module was written for
+ABI = 2  # LLAMA_LACACHE_ABI this module was written for
 _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
 
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
@@ -118,9 +118,26 @@ def _bind(lib: ctypes.CDLL, directory: Path) -> None:
     _declare(lib, "llama_memory_compact_n_layer", i32, ptr)
     # int32_t llama_memory_seq_n_cells(const struct llama_context * ctx, llama_seq_id seq_id);
     _declare(lib, "llama_memory_seq_n_cells", i32, ptr, i32)
+    # int32_t llama_memory_compact_n_head_kv(const struct llama_context * ctx);
+    _declare(lib, "llama_memory_compact_n_head_kv", i32, ptr)
+    # const char * llama_memory_compact_head_reason(const struct llama_context * ctx);
+    _declare(lib, "llama_memory_compact_head_reason", text, ptr)
     # int32_t llama_memory_seq_compact(struct llama_context * ctx, llama_seq_id seq_id,
-    #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_kept);
-    _declare(lib, "llama_memory_seq_compact", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32)
+    #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_head, int32_t n_kept);
+    _declare(lib, "llama_memory_seq_compact", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
+    floats = ctypes.POINTER(ctypes.c_float)
+    # int32_t llama_memory_seq_score_keys(struct llama_context * ctx, llama_seq_id seq_id,
+    #         float * scores, size_t n_scores);
+    _declare(lib, "llama_memory_seq_score_keys", i32, ptr, i32, floats, size_t)
+    # const char * llama_memory_query_reason(const struct llama_context * ctx);
+    _declare(lib, "llama_memory_query_reason", text, ptr)
+    # int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
+    _declare(lib, "llama_memory_set_n_query", i32, ptr, i32)
+    # int32_t llama_memory_n_query(const struct llama_context * ctx, llama_seq_id seq_id);
+    _declare(lib, "llama_memory_n_query", i32, ptr, i32)
+    # int32_t llama_memory_seq_score_attention(struct llama_context * ctx, llama_seq_id seq_id,
+    #         float * scores, size_t n_scores);
+    _declare(lib, "llama_memory_seq_score_attention", i32, ptr, i32, floats, size_t)
 
 
 # ---- compaction ----------------------------------------------------------------------------------------------------
@@ -142,20 +159,85 @@ def seq_n_cells(ctx, seq_id: int = 0) -> int:
     return load()._lib.llama_memory_seq_n_cells(ctx, seq_id)
 
 
-def seq_compact(ctx, keep: np.ndarray, seq_id: int = 0) -> None:
-    """Keep the cells `keep` int32 [n_layer, n_kept] of `seq_id`, drop the rest, renumber 0..n_kept-1.
+def compact_n_head_kv(ctx) -> int:
+    """KV heads, the same in every full-attention layer; 0 if they differ or the memory cannot be compacted."""
+    return load()._lib.llama_memory_compact_n_head_kv(ctx)
 
+
+def compact_head_reason(ctx) -> str | None:
+    """Why the KV heads of a layer cannot keep cells of their own, or None if they can."""
+    reason = load()._lib.llama_memory_compact_head_reason(ctx)
+    return reason.decode() if reason else None
+
+
+def seq_compact(ctx, keep: np.ndarray, seq_id: int = 0) -> None:
+    """Keep the cells `keep` of `seq_id`, drop the rest, renumber 0..n_kept-1.
+
+    `keep`: int32 [n_layer, n_kept], or [n_layer, n_head_kv, n_kept] for cells of its own in every KV head.
     Raises NativeError with the status of llama-lacache.h; OutOfMemory if the work buffers do not fit.
     """
-    lib = load()._lib
     keep = np.ascontiguousarray(keep, dtype=np.int32)
-    if keep.ndim != 2:
-        raise NativeError(f"a plan is a rectangle [n_layer, n_kept], not an array of shape {keep.shape}")
+    if keep.ndim not in (2, 3):
+        raise NativeError(f"a plan is [n_layer, n_kept] or [n_layer, n_head_kv, n_kept], not of shape {keep.shape}")
+    n_layer, n_head, n_kept = keep.shape if keep.ndim == 3 else (keep.shape[0], 1, keep.shape[1])
     pointer = keep.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-    status = lib.llama_memory_seq_compact(ctx, seq_id, pointer, keep.size, keep.shape[0], keep.shape[1])
+    status = load()._lib.llama_memory_seq_compact(ctx, seq_id, pointer, keep.size, n_layer, n_head, n_kept)
+    _check(status, f"compaction to {n_kept} cells failed")
+
+
+def _check(status: int, failed: str) -> None:
     if status != 0:
-        text = f"compaction to {keep.shape[1]} cells failed: {lib.llama_compact_status_str(status).decode()}"
+        text = f"{failed}: {load()._lib.llama_compact_status_str(status).decode()}"
         raise OutOfMemory(text) if status == -10 else NativeError(text, status)
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+
+
+def score_keys(ctx, seq_id: int = 0) -> np.ndarray:
+    """How little every key is like the others (KeyDiff, arXiv 2504.15364): float32 [n_layer, n_head_kv, n_cells].
+
+    -cos(k, mean of the normalized keys) with keys without their rotation; in [-1, 1], higher = keep.
+    Raises NativeError with the status of llama-lacache.h; OutOfMemory if the work buffers do not fit.
+    """
+    return _scores("llama_memory_seq_score_keys", ctx, seq_id)
+
+
+def query_reason(ctx) -> str | None:
+    """Why the queries of `ctx` cannot be recorded and scored, or None if they can."""
+    reason = load()._lib.llama_memory_query_reason(ctx)
+    return reason.decode() if reason else None
+
+
+def set_n_query(ctx, n_query: int) -> None:
+    """Record the newest `n_query` queries from now on; 0 = off. What was recorded before is forgotten.
+
+    Raises NativeError with the status of llama-lacache.h; OutOfMemory if the buffers do not fit.
+    """
+    status = load()._lib.llama_memory_set_n_query(ctx, n_query)
+    _check(status, f"recording {n_query} queries failed ({query_reason(ctx) or 'check the number'})" if status else "")
+
+
+def n_query(ctx, seq_id: int = 0) -> int:
+    """Queries recorded since the numbering of the cells last changed."""
+    return load()._lib.llama_memory_n_query(ctx, seq_id)
+
+
+def score_attention(ctx, seq_id: int = 0) -> np.ndarray:
+    """Attention that the recorded queries give to every cell: float32 [n_layer, n_head_kv, n_cells].
+
+    Mean over the query heads of a KV head and over the queries; a row sums up to 1, less what goes to sinks.
+    Raises NativeError with the status of llama-lacache.h; OutOfMemory if the work buffers do not fit.
+    """
+    return _scores("llama_memory_seq_score_attention", ctx, seq_id)
+
+
+def _scores(name: str, ctx, seq_id: int) -> np.ndarray:
+    scores = np.empty((compact_n_layer(ctx), compact_n_head_kv(ctx), seq_n_cells(ctx, seq_id)), np.float32)
+    pointer = scores.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    status = getattr(load()._lib, name)(ctx, seq_id, pointer, scores.size)
+    _check(status, f"scoring {scores.shape[2]} cells failed")
+    return scores
 
 
 # ---- log -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 
 # the numbers of enum llama_compact_status; the header is the contract
 OK, ERR_CONTEXT, ERR_UNSUPPORTED, ERR_SEQ, ERR_LAYERS, ERR_KEPT = 0, -1, -2, -3, -4, -5
-ERR_LENGTH, ERR_RANGE, ERR_ORDER, ERR_SHARED = -6, -7, -8, -9
+ERR_LENGTH, ERR_RANGE, ERR_ORDER, ERR_SHARED, ERR_HEADS, ERR_QUERY = -6, -7, -8, -9, -12, -13
 
 
 def type_number(name: str) -> int:
@@ -162,11 +162,20 @@ class Llm:
         return native.compact_reason(self.ctx)
 
     def compact(self, keep: np.ndarray, *, seq: int = 0) -> int:
-        """Compact by keep [n_layer, n_kept]; returns the status."""
+        """Compact by keep [n_layer, n_kept] or [n_layer, n_head_kv, n_kept]; returns the status."""
         keep = np.ascontiguousarray(keep, dtype=np.int32)
-        return self.compact_raw(seq, keep, keep.size, keep.shape[0], keep.shape[1])
+        n_head = keep.shape[1] if keep.ndim == 3 else 1
+        return self.compact_raw(seq, keep, keep.size, keep.shape[0], keep.shape[-1], n_head)
 
-    def compact_raw(self, seq: int, keep: np.ndarray | None, n_keep: int, n_layer: int, n_kept: int) -> int:
+    def compact_raw(
+        self, seq: int, keep: np.ndarray | None, n_keep: int, n_layer: int, n_kept: int, n_head: int = 1
+    ) -> int:
         """The bare call, for arguments that no honest caller would pass."""
         pointer = None if keep is None else keep.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        return compaction().llama_memory_seq_compact(self.ctx, seq, pointer, n_keep, n_layer, n_kept)
+        return compaction().llama_memory_seq_compact(self.ctx, seq, pointer, n_keep, n_layer, n_head, n_kept)
+
+
+def score_raw(llm: Llm, kind: str, seq: int, scores: np.ndarray | None, n_scores: int) -> int:
+    """The bare llama_memory_seq_score_<kind>(); returns the status."""
+    pointer = None if scores is None else scores.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return getattr(compaction(), f"llama_memory_seq_score_{kind}")(llm.ctx, seq, pointer, n_scores)

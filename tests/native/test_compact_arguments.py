@@ -95,7 +95,7 @@ def test_a_bad_argument_has_its_code_and_changes_nothing(name, llm):
 
 def test_no_context():
     keep = GOOD.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-    assert compaction().llama_memory_seq_compact(None, 0, keep, 80, 4, 20) == ERR_CONTEXT
+    assert compaction().llama_memory_seq_compact(None, 0, keep, 80, 4, 1, 20) == ERR_CONTEXT
     assert native.compact_n_layer(None) == 0
     assert native.seq_n_cells(None, 0) == 0
     assert native.compact_reason(None)
@@ -110,8 +110,8 @@ def test_every_status_has_its_own_sentence():
     def sentence(status: int) -> str:
         return compaction().llama_compact_status_str(status).decode()
 
-    known = [sentence(status) for status in range(0, -12, -1)]
-    unknown = {sentence(status) for status in (1, -12, INT_MAX, INT_MIN)}
+    known = [sentence(status) for status in range(0, -14, -1)]
+    unknown = {sentence(status) for status in (1, -14, INT_MAX, INT_MIN)}
     assert all(known)
     assert len(set(known)) == len(known)
     assert len(unknown) == 1
@@ -119,4 +119,4 @@ def test_every_status_has_its_own_sentence():
 
 
 def test_abi():
-    assert compaction().llama_lacache_abi() == native.ABI == 1
+    assert compaction().llama_lacache_abi() == native.ABI == 2

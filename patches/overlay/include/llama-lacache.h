@@ -1,11 +1,16 @@
 #pragma once
 
-// LaCache: keep a given set of cells per layer of one sequence, drop the rest.
+// LaCache: keep a given set of cells per layer, or per layer and KV head, of one sequence, drop the rest.
 //
 // The mechanism knows nothing of ladders: which cells survive is the caller's plan.
-// One rectangle says everything: keep[n_layer][n_kept], row-major, row il = which cells layer il keeps.
-// Every layer keeps the same NUMBER of cells, so after the call cell i has position i in every layer and
+// One box says everything: keep[n_layer][n_head][n_kept], row-major, row (il, h) = which cells KV head h of layer il
+// keeps; with n_head = 1 all heads of a layer keep the same ones.
+// Every row keeps the same NUMBER of cells, so after the call cell i has position i in every layer and head, and
 // the shared cell table, the masks and flash attention stay what they are.
+//
+// Scores are what a plan may be made from: how much a cell is worth keeping, float32, higher = keep, always
+// scores[n_layer][n_head_kv][n_cells] with layers as in a plan and cells in order of position.
+// Two kinds: of the keys alone, and of the attention that the newest queries gave to every cell.
 
 #include "llama.h"
 
@@ -17,9 +22,9 @@ extern "C" {
 #endif
 
 // changes whenever a signature or a meaning below changes; checked by the bindings at load time
-#define LLAMA_LACACHE_ABI 1
+#define LLAMA_LACACHE_ABI 2
 
-// results of llama_memory_seq_compact()
+// results of the functions below that change or compute something
 enum llama_compact_status {
     LLAMA_COMPACT_OK              =  0,
     LLAMA_COMPACT_ERR_CONTEXT     = -1, // ctx is NULL
@@ -27,12 +32,14 @@ enum llama_compact_status {
     LLAMA_COMPACT_ERR_SEQ         = -3, // seq_id out of range or without cells
     LLAMA_COMPACT_ERR_LAYERS      = -4, // n_layer differs from llama_memory_compact_n_layer()
     LLAMA_COMPACT_ERR_KEPT        = -5, // n_kept < 1 or more than the sequence has cells
-    LLAMA_COMPACT_ERR_LENGTH      = -6, // keep is NULL or n_keep != n_layer*n_kept
+    LLAMA_COMPACT_ERR_LENGTH      = -6, // an array is NULL or does not have the number of elements it must have
     LLAMA_COMPACT_ERR_RANGE       = -7, // an entry is negative or >= the number of cells
     LLAMA_COMPACT_ERR_ORDER       = -8, // a row is not strictly ascending
     LLAMA_COMPACT_ERR_SHARED      = -9, // a cell that would have to change also belongs to another sequence
     LLAMA_COMPACT_ERR_ALLOC       = -10, // no room for the work buffers; nothing was changed
-    LLAMA_COMPACT_ERR_COMPUTE     = -11, // the backend failed half way; the sequence was removed
+    LLAMA_COMPACT_ERR_COMPUTE     = -11, // the backend failed half way; llama_memory_seq_compact() removed the sequence
+    LLAMA_COMPACT_ERR_HEADS       = -12, // heads: see llama_memory_compact_head_reason(), or n_head is neither 1 nor their number
+    LLAMA_COMPACT_ERR_QUERY       = -13, // queries: see llama_memory_query_reason(), or n_query out of range, or none recorded
 };
 
 LLAMA_API int32_t llama_lacache_abi(void);
@@ -49,11 +56,18 @@ LLAMA_API int32_t llama_memory_compact_n_layer(const struct llama_context * ctx)
 // cells that seq_id holds in the (full) attention KV cache; 0 if there are none or it cannot be compacted
 LLAMA_API int32_t llama_memory_seq_n_cells(const struct llama_context * ctx, llama_seq_id seq_id);
 
+// KV heads, the same in every layer of the (full) attention KV cache; 0 if they differ or it cannot be compacted
+LLAMA_API int32_t llama_memory_compact_n_head_kv(const struct llama_context * ctx);
+
+// NULL if every KV head may keep cells of its own, else a sentence that says why not
+LLAMA_API const char * llama_memory_compact_head_reason(const struct llama_context * ctx);
+
 // Compact sequence seq_id.
 //
-//   keep    [n_layer][n_kept]  cells in order of position: 0 is the oldest cell of the sequence.
+//   keep    [n_layer][n_head][n_kept]  cells in order of position: 0 is the oldest cell of the sequence.
 //                              every row strictly ascending, every entry in [0, llama_memory_seq_n_cells())
-//   n_keep                     number of elements that keep points to, = n_layer*n_kept
+//   n_keep                     number of elements that keep points to, = n_layer*n_head*n_kept
+//   n_head                     1, or llama_memory_compact_n_head_kv() if llama_memory_compact_head_reason() is NULL
 //
 // Afterwards the sequence has n_kept cells at positions 0..n_kept-1; the rest is free. V rows, and K rows whose
 // position does not change, keep every bit; K rows that move are rotated by (new - old) position.
@@ -67,7 +81,49 @@ LLAMA_API int32_t llama_memory_seq_compact(
                const int32_t * keep,
                       size_t   n_keep,
                      int32_t   n_layer,
+                     int32_t   n_head,
                      int32_t   n_kept);
+
+// Score every cell by how little its key is like the others (KeyDiff, arXiv 2504.15364):
+//
+//   scores[il][h][i] = -cos(k_i, m), m = mean over all cells of k/|k|
+//
+// with the keys of layer il and KV head h as they are without their rotation by the position, so that the place of
+// a cell does not count. In [-1, 1]; 0 for a key that is zero.
+//
+//   n_scores                   number of elements that scores points to, = n_layer*n_head_kv*n_cells
+//
+// Changes nothing in the memory. ERR_HEADS if the layers have different numbers of KV heads.
+LLAMA_API int32_t llama_memory_seq_score_keys(
+        struct llama_context * ctx,
+                llama_seq_id   seq_id,
+                       float * scores,
+                      size_t   n_scores);
+
+// NULL if queries can be recorded and scored, else a sentence that says why not
+LLAMA_API const char * llama_memory_query_reason(const struct llama_context * ctx);
+
+// Record the newest n_query queries of every layer with full attention from now on; 0 = off (as in a new context).
+// Forgets what was recorded before. Off costs nothing: the graphs are those of stock llama.cpp.
+// On takes n_layer*n_query*n_head*head_dim floats beside the KV cache; logits keep every bit.
+LLAMA_API int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
+
+// queries recorded since the numbering of the cells changed (compaction, removal, shift, restored state, ...),
+// at most n_query; 0 if there are none, recording is off or the sequence does not exist
+LLAMA_API int32_t llama_memory_n_query(const struct llama_context * ctx, llama_seq_id seq_id);
+
+// Score every cell by the attention that the recorded queries give to it, with the keys that it holds now:
+//
+//   scores[il][h][i] = mean over the query heads of KV head h and over the recorded queries of
+//                      softmax(what the model's attention computes: scale, causal mask, soft cap, ALiBi, sinks)[i]
+//
+// The sum over the cells is 1, less what goes to attention sinks. Needs n_seq_max = 1.
+// Changes nothing in the memory. ERR_QUERY if nothing is recorded.
+LLAMA_API int32_t llama_memory_seq_score_attention(
+        struct llama_context * ctx,
+                llama_seq_id   seq_id,
+                       float * scores,
+                      size_t   n_scores);
 
 #ifdef __cplusplus
 }

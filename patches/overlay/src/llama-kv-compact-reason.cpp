@@ -68,3 +68,7 @@ const char * llama_kv_cache::compact_reason() const {
     }
     return nullptr;
 }
+
+const char * llama_kv_cache::compact_head_reason() const {
+    return "plans per KV head are not there yet";
+}

@@ -32,6 +32,26 @@ static ggml_tensor * rope_factors(const llama_model & model, const llama_cparams
     }
 }
 
+ggml_tensor * llama_kv_compact_rope(
+        const llama_model   & model,
+        const llama_cparams & cparams,
+               ggml_context * ctx,
+                ggml_tensor * cur,
+                ggml_tensor * delta,
+                   uint32_t   il) {
+    const auto & hparams = model.hparams;
+
+    // YaRN scales the magnitude once, when K is first written; a later rotation must not scale it again.
+    // ggml multiplies by 1 + 0.1*ln(1/freq_scale) whenever ext_factor != 0
+    const float freq_scale  = model.get_rope_freq_scale(cparams, il);
+    const float attn_factor = cparams.yarn_ext_factor != 0.0f ? 1.0f/(1.0f + 0.1f*logf(1.0f/freq_scale)) : 1.0f;
+
+    return ggml_rope_ext_inplace(ctx, cur, delta, rope_factors(model, cparams, il),
+            hparams.n_rot(il), hparams.rope_type, cparams.n_ctx_orig_yarn,
+            model.get_rope_freq_base(cparams, il), freq_scale,
+            cparams.yarn_ext_factor, attn_factor, cparams.yarn_beta_fast, cparams.yarn_beta_slow);
+}
+
 ggml_tensor * llama_kv_compact_rotate(
         const llama_model   & model,
         const llama_cparams & cparams,
@@ -48,11 +68,6 @@ ggml_tensor * llama_kv_compact_rotate(
 
     GGML_ASSERT(n_turn == n || n_turn == 1);
 
-    // YaRN scales the magnitude once, when K is first written; a later rotation must not scale it again.
-    // ggml multiplies by 1 + 0.1*ln(1/freq_scale) whenever ext_factor != 0
-    const float freq_scale  = model.get_rope_freq_scale(cparams, il);
-    const float attn_factor = cparams.yarn_ext_factor != 0.0f ? 1.0f/(1.0f + 0.1f*logf(1.0f/freq_scale)) : 1.0f;
-
     // one angle for all rows: they are so many heads of one position, and its sines and cosines are computed once
     cur = ggml_reshape_3d(ctx, cur, hparams.n_embd_head_k(il), hparams.n_head_kv(il)*(n/n_turn), n_turn);
 
@@ -61,10 +76,7 @@ ggml_tensor * llama_kv_compact_rotate(
         cur = llama_mul_mat_hadamard(ctx, cur, rot);
     }
 
-    cur = ggml_rope_ext_inplace(ctx, cur, delta, rope_factors(model, cparams, il),
-            hparams.n_rot(il), hparams.rope_type, cparams.n_ctx_orig_yarn,
-            model.get_rope_freq_base(cparams, il), freq_scale,
-            cparams.yarn_ext_factor, attn_factor, cparams.yarn_beta_fast, cparams.yarn_beta_slow);
+    cur = llama_kv_compact_rope(model, cparams, ctx, cur, delta, il);
 
     if (rot) {
         cur = llama_mul_mat_hadamard(ctx, cur, rot);

@@ -88,6 +88,15 @@ struct llama_kv_compact_graph {
 // does layer il rotate its keys by their position?
 bool llama_kv_compact_is_rotated(const llama_model & model, uint32_t il);
 
+// turn keys, F32 [head_dim, n, n_pos], by delta I32 [n_pos] positions, in place
+ggml_tensor * llama_kv_compact_rope(
+        const llama_model   & model,
+        const llama_cparams & cparams,
+               ggml_context * ctx,
+                ggml_tensor * cur,
+                ggml_tensor * delta,
+                   uint32_t   il);
+
 // turn K rows, F32 [n_embd_k_gqa, n], in place where that is possible
 ggml_tensor * llama_kv_compact_rotate(
         const llama_model   & model,

@@ -7,6 +7,7 @@
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-compact.h"
+#include "llama-lacache-parts.h"
 #include "llama-memory-hybrid.h"
 #include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-recurrent.h"
@@ -18,16 +19,8 @@
 // the parts of a memory
 //
 
-struct compact_parts {
-    llama_kv_cache         * attn = nullptr; // full attention: follows the plan
-    llama_kv_cache         * swa  = nullptr; // sliding window: keeps its cells, positions are shifted
-    llama_memory_recurrent * recr = nullptr; // recurrent state: only its position is shifted
-
-    const char * reason = nullptr; // why this memory cannot be compacted
-};
-
-static compact_parts compact_get_parts(llama_memory_i * mem) {
-    compact_parts res;
+llama_lacache_parts llama_lacache_get_parts(llama_memory_t mem) {
+    llama_lacache_parts res;
 
     if (!mem) {
         res.reason = "it has no KV cache (an encoder or a diffusion model)";
@@ -69,7 +62,7 @@ static compact_parts compact_get_parts(llama_memory_i * mem) {
     return res;
 }
 
-static int32_t compact_seq_n_cells(const compact_parts & parts, llama_seq_id seq_id) {
+int32_t llama_lacache_n_cells(const llama_lacache_parts & parts, llama_seq_id seq_id) {
     if (parts.reason || seq_id < 0 || (uint32_t) seq_id >= parts.attn->get_n_seq_max()) {
         return 0;
     }
@@ -99,15 +92,16 @@ static llama_compact_status compact_impl(
                  const int32_t * keep,
                         size_t   n_keep,
                        int32_t   n_layer,
+                       int32_t   n_head,
                        int32_t   n_kept,
                           bool & dirty) {
-    const auto parts = compact_get_parts(ctx->get_memory());
+    const auto parts = llama_lacache_get_parts(ctx->get_memory());
 
     if (parts.reason) {
         return LLAMA_COMPACT_ERR_UNSUPPORTED;
     }
 
-    const int32_t n_cells = compact_seq_n_cells(parts, seq_id);
+    const int32_t n_cells = llama_lacache_n_cells(parts, seq_id);
 
     if (n_cells == 0) {
         return LLAMA_COMPACT_ERR_SEQ;
@@ -115,10 +109,13 @@ static llama_compact_status compact_impl(
     if (n_layer < 1 || (size_t) n_layer != parts.attn->get_layer_ids().size()) {
         return LLAMA_COMPACT_ERR_LAYERS;
     }
+    if (n_head != 1 && (n_head != parts.attn->n_head_kv() || parts.attn->compact_head_reason())) {
+        return LLAMA_COMPACT_ERR_HEADS;
+    }
     if (n_kept < 1 || n_kept > n_cells) {
         return LLAMA_COMPACT_ERR_KEPT;
     }
-    if (!keep || n_keep / n_kept != (size_t) n_layer || n_keep % n_kept != 0) {
+    if (!keep || n_keep / n_kept != (size_t) n_layer*n_head || n_keep % n_kept != 0) {
         return LLAMA_COMPACT_ERR_LENGTH;
     }
 
@@ -175,28 +172,30 @@ const char * llama_compact_status_str(int32_t status) {
         case LLAMA_COMPACT_ERR_SEQ:         return "the sequence does not exist or is empty";
         case LLAMA_COMPACT_ERR_LAYERS:      return "the plan has a wrong number of layers";
         case LLAMA_COMPACT_ERR_KEPT:        return "the plan keeps no cell or more cells than there are";
-        case LLAMA_COMPACT_ERR_LENGTH:      return "the plan is missing or has a wrong number of elements";
+        case LLAMA_COMPACT_ERR_LENGTH:      return "the array is missing or has a wrong number of elements";
         case LLAMA_COMPACT_ERR_RANGE:       return "the plan names a cell that the sequence does not have";
         case LLAMA_COMPACT_ERR_ORDER:       return "a row of the plan is not strictly ascending";
         case LLAMA_COMPACT_ERR_SHARED:      return "a cell that would have to change also belongs to another sequence";
         case LLAMA_COMPACT_ERR_ALLOC:       return "no memory for the work buffers; nothing was changed";
-        case LLAMA_COMPACT_ERR_COMPUTE:     return "the backend failed half way; the sequence was removed";
+        case LLAMA_COMPACT_ERR_COMPUTE:     return "the backend failed half way; a compaction removed the sequence";
+        case LLAMA_COMPACT_ERR_HEADS:       return "the KV heads of this memory cannot be treated one by one, or there are not so many";
+        case LLAMA_COMPACT_ERR_QUERY:       return "queries cannot be recorded, or not so many, or none were recorded";
         default:                            return "unknown status";
     }
 }
 
 const char * llama_memory_compact_reason(const llama_context * ctx) {
-    return ctx ? compact_get_parts(ctx->get_memory()).reason : "there is no context";
+    return ctx ? llama_lacache_get_parts(ctx->get_memory()).reason : "there is no context";
 }
 
 int32_t llama_memory_compact_n_layer(const llama_context * ctx) {
-    const auto parts = compact_get_parts(ctx ? ctx->get_memory() : nullptr);
+    const auto parts = llama_lacache_get_parts(ctx ? ctx->get_memory() : nullptr);
 
     return parts.reason ? 0 : parts.attn->get_layer_ids().size();
 }
 
 int32_t llama_memory_seq_n_cells(const llama_context * ctx, llama_seq_id seq_id) {
-    return compact_seq_n_cells(compact_get_parts(ctx ? ctx->get_memory() : nullptr), seq_id);
+    return llama_lacache_n_cells(llama_lacache_get_parts(ctx ? ctx->get_memory() : nullptr), seq_id);
 }
 
 int32_t llama_memory_seq_compact(
@@ -205,6 +204,7 @@ int32_t llama_memory_seq_compact(
         const int32_t * keep,
                size_t   n_keep,
               int32_t   n_layer,
+              int32_t   n_head,
               int32_t   n_kept) {
     if (!ctx) {
         return LLAMA_COMPACT_ERR_CONTEXT;
@@ -214,7 +214,7 @@ int32_t llama_memory_seq_compact(
     bool dirty  = false;
 
     try {
-        status = compact_impl(ctx, seq_id, keep, n_keep, n_layer, n_kept, dirty);
+        status = compact_impl(ctx, seq_id, keep, n_keep, n_layer, n_head, n_kept, dirty);
     } catch (const std::exception & err) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
         status = dirty ? LLAMA_COMPACT_ERR_COMPUTE : LLAMA_COMPACT_ERR_ALLOC;
@@ -225,8 +225,8 @@ int32_t llama_memory_seq_compact(
         ctx->get_memory()->seq_rm(seq_id, -1, -1);
     }
     if (status != LLAMA_COMPACT_OK) {
-        LLAMA_LOG_ERROR("%s: seq_id = %d, n_layer = %d, n_kept = %d, n_keep = %zu: %s\n", __func__,
-                seq_id, n_layer, n_kept, n_keep, llama_compact_status_str(status));
+        LLAMA_LOG_ERROR("%s: seq_id = %d, n_layer = %d, n_head = %d, n_kept = %d, n_keep = %zu: %s\n", __func__,
+                seq_id, n_layer, n_head, n_kept, n_keep, llama_compact_status_str(status));
     }
 
     return status;

@@ -141,7 +141,7 @@ static void call(fuzzer & f, bool unified, bool has_more) {
     const auto all = state(f.ctx, -1);
 
     const bool    allowed = is_allowed(f, p, n_layer);
-    const int32_t status  = llama_memory_seq_compact(f.ctx, p.seq, p.keep.get(), p.n_keep, p.n_layer, p.n_kept);
+    const int32_t status  = llama_memory_seq_compact(f.ctx, p.seq, p.keep.get(), p.n_keep, p.n_layer, 1, p.n_kept);
 
     const std::string what = "seq " + std::to_string(p.seq) + ", n_keep " + std::to_string(p.n_keep) + ", n_layer " +
             std::to_string(p.n_layer) + ", n_kept " + std::to_string(p.n_kept) + ": " + llama_compact_status_str(status);
@@ -243,7 +243,7 @@ int main(int argc, char ** argv) {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
 
-    if (llama_memory_seq_compact(nullptr, 0, nullptr, 0, 0, 0) != LLAMA_COMPACT_ERR_CONTEXT) {
+    if (llama_memory_seq_compact(nullptr, 0, nullptr, 0, 0, 0, 0) != LLAMA_COMPACT_ERR_CONTEXT) {
         fail("no context must be an error");
     }
     for (int i = 3; i < argc; ++i) {
