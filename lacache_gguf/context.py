@@ -15,6 +15,7 @@ from lacache_gguf import native
 from lacache_gguf.errors import MemoryFull, OutOfMemory, UnsupportedModel, UsageError
 from lacache_gguf.kv_budget import KV_TYPES
 from lacache_gguf.model import Model
+from lacache_gguf.policies import Need
 
 _GGML_TYPE = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
 _FLASH_ATTN = {None: -1, False: 0, True: 1}
@@ -86,6 +87,22 @@ class Context:
     def compact(self, keep: np.ndarray) -> None:
         """Execute a plan, int32 [n_layer, n_kept]; see native.seq_compact."""
         native.seq_compact(self.ptr, keep)
+
+    # ---- scores ----------------------------------------------------------------------------------------------------
+
+    def set_n_query(self, n_query: int) -> None:
+        """Record the newest `n_query` queries from now on; 0 = off. Raises NativeError where that cannot be done."""
+        native.set_n_query(self.ptr, n_query)
+
+    def n_query(self) -> int:
+        """Queries recorded since the cells were last renumbered."""
+        return native.n_query(self.ptr)
+
+    def score(self, need: Need) -> np.ndarray:
+        """How much every cell is worth, float32 [n_layer, n_head_kv, n_cells], higher = keep; see policies.Need."""
+        return native.score_keys(self.ptr) if need.kind == "keydiff" else native.score_attention(self.ptr)
+
+    # ---- cells -----------------------------------------------------------------------------------------------------
 
     def retract(self, pos: int) -> bool:
         """Free the cells at positions `pos`, `pos` + 1, ...; False, with nothing changed, if that cannot be done: there

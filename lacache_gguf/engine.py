@@ -22,13 +22,13 @@ from lacache_gguf import checkpoint, native
 from lacache_gguf.catalog import resolve
 from lacache_gguf.context import Context
 from lacache_gguf.conversation import Conversation
-from lacache_gguf.errors import CheckpointMismatch, UnsupportedModel, UsageError
+from lacache_gguf.errors import CheckpointMismatch, PolicyError, UnsupportedModel, UsageError
 from lacache_gguf.events import Progress, Stats, Step
 from lacache_gguf.key_wear import check_key_wear
 from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
-from lacache_gguf.policies import Full, Policy, default_policy
+from lacache_gguf.policies import Full, Policy, default_policy, is_per_head, need_of
 from lacache_gguf.sampling import Sampling
 from lacache_gguf.session import Session
 from lacache_gguf.transcript import Transcript
@@ -120,7 +120,28 @@ class Engine:
             n_layer = len(self._geometry.layers)
         policy = policy or default_policy(n_layer, self.n_ctx)
         check_freed = partial(check_key_wear, self.type_k, self.n_ctx)
-        return Memory(policy, n_layer, self.n_ctx, context.compact, check_freed)
+        scores = {"n_head_kv": self._prepare_scores(policy), "score": context.score, "n_votes": context.n_query}
+        return Memory(policy, n_layer, self.n_ctx, context.compact, check_freed, **scores)
+
+    def _prepare_scores(self, policy: Policy) -> int:
+        """KV heads that `policy` decides about; queries are recorded from now on if it wants them to vote.
+
+        Raises PolicyError where this model or memory has no such scores, or its heads cannot part.
+        """
+        need, ptr, instead = need_of(policy), self._context.ptr, "use --policy ladder"
+        if need is None and not is_per_head(policy):
+            return 1
+        n_head_kv = native.compact_n_head_kv(ptr)
+        reason = None if n_head_kv else "its layers have different numbers of KV heads"
+        if is_per_head(policy) and reason is None:
+            reason, instead = native.compact_head_reason(ptr), 'use heads="layer" (--heads layer) or --policy ladder'
+        if need is not None and need.kind == "attention" and reason is None:
+            reason, instead = native.query_reason(ptr), "use keydiff scores or --policy ladder"
+        if reason is not None:
+            raise PolicyError(f"{policy.name} does not work with {self.model.name}: {reason}; {instead}")
+        if need is not None and need.kind == "attention":
+            self._context.set_n_query(need.n_query)
+        return n_head_kv
 
     # ---- life ------------------------------------------------------------------------------------------------------
 
@@ -176,7 +197,7 @@ class Engine:
     @property
     def held(self) -> np.ndarray:
         """Which token (an index of `seen`) every cell holds: int32 [n_layer, n_cells], read-only, valid until the next
-        step."""
+        step. [n_layer * n_head_kv, n_cells], head by head, where every KV head keeps cells of its own."""
         return self._memory.held
 
     @property
