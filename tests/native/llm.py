@@ -59,6 +59,7 @@ class Llm:
         unified: bool = True,
         swa_full: bool = True,
         n_ubatch: int = 64,
+        cb_eval: object = None,
     ) -> None:
         self.path = path
         self.model = load_model(path)
@@ -69,6 +70,8 @@ class Llm:
         params.type_k, params.type_v = type_number(type_k), type_number(type_v)
         params.flash_attn_type = int(flash_attn)  # LLAMA_FLASH_ATTN_TYPE_DISABLED = 0, _ENABLED = 1
         params.kv_unified, params.swa_full = unified, swa_full
+        if cb_eval:
+            params.cb_eval = self.cb_eval = cb_eval  # kept: the callback must outlive the context
         params.n_threads = params.n_threads_batch = 1  # tiny matrices: threads only cost
         self.ctx = lib.llama_init_from_model(self.model, params)
         if not self.ctx:

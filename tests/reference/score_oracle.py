@@ -24,3 +24,14 @@ def keydiff(values: np.ndarray, kind: gguf.GGMLQuantizationType, layer: Layer, p
     mean = keys.mean(axis=0)
     mean = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
     return -np.einsum("chd,hd->hc", keys, mean)
+
+
+def attention_scores(rows: list[np.ndarray], n_cells: int, n_head_kv: int) -> np.ndarray:
+    """Mean over queries and over the query heads of a KV head, float64 [n_head_kv, n_cells].
+
+    `rows`: for every query the attention [n_head, cells that the query sees]; later cells get none.
+    """
+    total = np.zeros((n_head_kv, n_cells))
+    for row in rows:
+        total[:, : row.shape[1]] += row.reshape(n_head_kv, -1, row.shape[1]).mean(axis=1)
+    return total / len(rows)

@@ -30,6 +30,7 @@ class TinyForward:
         self.layers = attention_layers(path, n_ctx)
         self.keys: list[list[np.ndarray]] = [[] for _ in self.layers]  # [layer][cell] -> [n_head_kv, head_dim]
         self.values: list[list[np.ndarray]] = [[] for _ in self.layers]
+        self.attention: list[np.ndarray] = [np.empty(0) for _ in self.layers]  # of the last token, [n_head, n_cells]
 
     def compact(self, keep: np.ndarray) -> None:
         """Keep cells keep[layer] of every layer."""
@@ -78,10 +79,12 @@ class TinyForward:
         keys = layer.rope.rotate(np.stack(self.keys[il]), np.arange(n))  # [n, n_head_kv, head_dim]
         query = layer.rope.rotate(q[None], np.array([n - 1]))[0]
         values = np.stack(self.values[il])
-        out = []
+        out, weights = [], []
         for head in range(self.n_head):
             kv = head * layer.n_head_kv // self.n_head
             score = keys[:, kv] @ query[head] * scale
             weight = np.exp(score - score.max())
-            out.append(weight / weight.sum() @ values[:, kv])
+            weights.append(weight / weight.sum())
+            out.append(weights[-1] @ values[:, kv])
+        self.attention[il] = np.stack(weights)
         return self._linear(il, "attn_output", np.concatenate(out))

@@ -277,6 +277,8 @@ void llama_kv_cache::compact_cells(const llama_kv_compact_plan & plan) {
     auto & cells = v_cells[plan.strm];
     auto & head  = v_heads[plan.strm];
 
+    query_forget();
+
     for (const uint32_t i : plan.rm) {
         if (cells.seq_rm(i, plan.seq_id)) {
             head = std::min(head, i);

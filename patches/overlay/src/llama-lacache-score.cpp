@@ -5,9 +5,30 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
+#include "llama-kv-query.h"
 #include "llama-lacache-parts.h"
 
 #include <exception>
+#include <functional>
+
+// no exception leaves a C function, and what is refused is logged
+static int32_t call(const char * name, llama_context * ctx, const std::function<llama_compact_status()> & impl) {
+    auto status = LLAMA_COMPACT_ERR_CONTEXT;
+
+    if (ctx) {
+        try {
+            status = impl();
+        } catch (const std::exception & err) {
+            LLAMA_LOG_ERROR("%s: %s\n", name, err.what());
+            status = LLAMA_COMPACT_ERR_ALLOC;
+        }
+    }
+    if (status != LLAMA_COMPACT_OK) {
+        LLAMA_LOG_ERROR("%s: %s\n", name, llama_compact_status_str(status));
+    }
+
+    return status;
+}
 
 // true if an array of n elements is one of scores
 static bool is_scores(const llama_lacache_parts & parts, llama_seq_id seq_id, const float * scores, size_t n) {
@@ -57,40 +78,95 @@ const char * llama_memory_compact_head_reason(const llama_context * ctx) {
 }
 
 int32_t llama_memory_seq_score_keys(llama_context * ctx, llama_seq_id seq_id, float * scores, size_t n_scores) {
-    if (!ctx) {
-        return LLAMA_COMPACT_ERR_CONTEXT;
+    return call(__func__, ctx, [&]() { return score_keys_impl(ctx, seq_id, scores, n_scores); });
+}
+
+//
+// queries
+//
+
+static const char * query_reason(const llama_context * ctx, const llama_lacache_parts & parts) {
+    if (parts.reason) {
+        return parts.reason;
+    }
+    if (!ctx->get_causal_attn()) {
+        return "its attention is not causal";
+    }
+    return parts.attn->query_reason();
+}
+
+static llama_compact_status set_n_query_impl(llama_context * ctx, int32_t n_query) {
+    const auto parts = llama_lacache_get_parts(ctx->get_memory());
+
+    if (parts.reason) {
+        return LLAMA_COMPACT_ERR_UNSUPPORTED;
+    }
+    if (n_query < 0 || n_query > (int64_t) ctx->n_ctx_seq() || (n_query > 0 && query_reason(ctx, parts))) {
+        return LLAMA_COMPACT_ERR_QUERY;
     }
 
-    auto status = LLAMA_COMPACT_OK;
+    ctx->compact_begin(); // nothing computes, and no stored graph knows the old buffers
 
     try {
-        status = score_keys_impl(ctx, seq_id, scores, n_scores);
+        parts.attn->query_reset(n_query);
+        ctx->compact_begin(true); // builds the graph: now all is known of every layer
     } catch (const std::exception & err) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
-        status = LLAMA_COMPACT_ERR_ALLOC;
-    }
-    if (status != LLAMA_COMPACT_OK) {
-        LLAMA_LOG_ERROR("%s: seq_id = %d, n_scores = %zu: %s\n", __func__,
-                seq_id, n_scores, llama_compact_status_str(status));
+        parts.attn->query_reset(0);
+        ctx->compact_begin(true);
+        return LLAMA_COMPACT_ERR_ALLOC;
     }
 
-    return status;
+    if (n_query > 0 && query_reason(ctx, parts)) {
+        parts.attn->query_reset(0);
+        ctx->compact_begin(true);
+        return LLAMA_COMPACT_ERR_QUERY;
+    }
+
+    return LLAMA_COMPACT_OK;
 }
 
-// not there yet
+static int32_t get_n_query(const llama_lacache_parts & parts, llama_seq_id seq_id) {
+    const auto * query = llama_lacache_n_cells(parts, seq_id) > 0 ? parts.attn->get_query() : nullptr;
 
-const char * llama_memory_query_reason(const llama_context *) {
-    return "queries are not recorded yet";
+    return query ? query->n : 0;
 }
 
-int32_t llama_memory_set_n_query(llama_context * ctx, int32_t) {
-    return ctx ? LLAMA_COMPACT_ERR_QUERY : LLAMA_COMPACT_ERR_CONTEXT;
+static llama_compact_status score_attention_impl(llama_context * ctx, llama_seq_id seq_id, float * scores, size_t n_scores) {
+    const auto parts = llama_lacache_get_parts(ctx->get_memory());
+
+    if (parts.reason) {
+        return LLAMA_COMPACT_ERR_UNSUPPORTED;
+    }
+    if (llama_lacache_n_cells(parts, seq_id) == 0) {
+        return LLAMA_COMPACT_ERR_SEQ;
+    }
+    if (query_reason(ctx, parts) || get_n_query(parts, seq_id) == 0) {
+        return LLAMA_COMPACT_ERR_QUERY;
+    }
+    if (!is_scores(parts, seq_id, scores, n_scores)) {
+        return LLAMA_COMPACT_ERR_LENGTH;
+    }
+
+    ctx->compact_begin();
+
+    return parts.attn->score_attention(ctx, seq_id, scores) ? LLAMA_COMPACT_OK : LLAMA_COMPACT_ERR_ALLOC;
 }
 
-int32_t llama_memory_n_query(const llama_context *, llama_seq_id) {
-    return 0;
+const char * llama_memory_query_reason(const llama_context * ctx) {
+    return ctx ? query_reason(ctx, llama_lacache_get_parts(ctx->get_memory())) : "there is no context";
 }
 
-int32_t llama_memory_seq_score_attention(llama_context * ctx, llama_seq_id, float *, size_t) {
-    return ctx ? LLAMA_COMPACT_ERR_QUERY : LLAMA_COMPACT_ERR_CONTEXT;
+int32_t llama_memory_set_n_query(llama_context * ctx, int32_t n_query) {
+    return call(__func__, ctx, [&]() { return set_n_query_impl(ctx, n_query); });
+}
+
+int32_t llama_memory_n_query(const llama_context * ctx, llama_seq_id seq_id) {
+    const auto parts = llama_lacache_get_parts(ctx ? ctx->get_memory() : nullptr);
+
+    return get_n_query(parts, seq_id);
+}
+
+int32_t llama_memory_seq_score_attention(llama_context * ctx, llama_seq_id seq_id, float * scores, size_t n_scores) {
+    return call(__func__, ctx, [&]() { return score_attention_impl(ctx, seq_id, scores, n_scores); });
 }

@@ -73,7 +73,9 @@ int32_t llama_lacache_n_cells(const llama_lacache_parts & parts, llama_seq_id se
 // the call
 //
 
-void llama_context::compact_begin() {
+void llama_context::compact_begin(bool graph_changed) {
+    sched_need_reserve |= graph_changed;
+
     sched_reserve();
     synchronize();
 

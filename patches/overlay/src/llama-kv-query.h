@@ -1,0 +1,65 @@
+#pragma once
+
+// The newest queries of every layer of a llama_kv_cache, beside its keys.
+//
+// Each layer has a ring of n_query rows. The decode graph writes the queries of the last tokens of a ubatch into it,
+// as they meet the stored keys: rotated, scaled, in the basis of a quantized K. Which slots are written is an input,
+// so a graph can be reused.
+
+#include "ggml-cpp.h"
+
+#include "llama.h"
+
+#include <cstdint>
+#include <vector>
+
+struct ggml_context;
+struct ggml_tensor;
+struct llama_ubatch;
+
+class llm_graph_result;
+
+struct llama_kv_query {
+    struct layer {
+        uint32_t il = 0; // in the model
+
+        ggml_tensor * q = nullptr; // F32 [head_dim*n_head, n_query]
+
+        // what the attention of the layer does beside softmax(scale*q.k + mask), known when its graph is built
+        bool built = false;
+        bool other = false; // something that scores cannot repeat
+
+        float scale = 0.0f;
+
+        ggml_tensor * sinks = nullptr;
+    };
+
+    int32_t n_query = 0;
+
+    std::vector<layer> layers; // as in the cache
+
+    // slots [0, n) hold queries; the next one goes to `head`
+    int32_t n    = 0;
+    int32_t head = 0;
+
+    std::vector<llama_pos> pos; // [n_query] position of the query in each slot
+
+    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
+
+    void forget() { n = head = 0; }
+
+    // slots for the last tokens of a ubatch, as many as there are elements; they count as recorded
+    void add(const llama_ubatch & ubatch, std::vector<int64_t> & slots);
+
+    layer * find(uint32_t il);
+};
+
+// to be called where a graph computes attention with queries q, F32 [head_dim, n_head, n_tokens]; query may be NULL
+void llama_kv_query_build(
+        llama_kv_query   * query,
+        llm_graph_result * res,
+             ggml_tensor * q,
+             ggml_tensor * kq_b,
+             ggml_tensor * sinks,
+                   float   kq_scale,
+                     int   il);

@@ -1,0 +1,50 @@
+"""What a model attends to, seen by llama.cpp's own eyes: the softmax nodes of its graph without flash attention."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import defaultdict
+
+import numpy as np
+from native.llm import lib
+
+from lacache_gguf import native
+
+
+class Tensor(ctypes.Structure):
+    """The head of struct ggml_tensor."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+    ]
+
+
+class AttentionWatch:
+    """Pass `callback` as cb_eval; `queries(il, n)` are then the newest n rows float32 [n_head, n_kv] of layer `il`."""
+
+    def __init__(self) -> None:
+        base = ctypes.CDLL(str(native._library(native.lib_dir(), "ggml-base")))
+        base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, (ctypes.c_void_p,)
+        base.ggml_get_data.restype, base.ggml_get_data.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+        self.rows: dict[int, list[np.ndarray]] = defaultdict(list)
+
+        @lib.ggml_backend_sched_eval_callback
+        def callback(tensor, ask: bool, _user_data) -> bool:
+            name = base.ggml_get_name(tensor).decode()
+            if not name.startswith("kq_soft_max-"):
+                return not ask
+            if not ask:
+                shape = Tensor.from_address(tensor).ne
+                n_kv, n_token, n_head = shape[0], shape[1], shape[2]
+                data = ctypes.cast(base.ggml_get_data(tensor), ctypes.POINTER(ctypes.c_float))
+                rows = np.ctypeslib.as_array(data, (n_head, n_token, n_kv)).copy()
+                self.rows[int(name.split("-")[1])] += [rows[:, i] for i in range(n_token)]
+            return True
+
+        self.callback = callback
+
+    def queries(self, il: int, n: int) -> list[np.ndarray]:
+        return self.rows[il][-n:]
