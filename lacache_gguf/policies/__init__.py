@@ -11,20 +11,26 @@ A new policy is one file beside these and one line in `POLICIES`.
 
 from __future__ import annotations
 
+from lacache_gguf.policies.cascade import Cascade
 from lacache_gguf.policies.full import Full
+from lacache_gguf.policies.h2o import H2O
 from lacache_gguf.policies.keydiff import KeyDiff
 from lacache_gguf.policies.ladder import Ladder
 from lacache_gguf.policies.plan import Need, Plan, Policy, View, is_per_head, need_of
 from lacache_gguf.policies.random import Random
 from lacache_gguf.policies.scored_ladder import ScoredLadder
 from lacache_gguf.policies.sink_window import SinkWindow
+from lacache_gguf.policies.snapkv import SnapKV
+from lacache_gguf.policies.tova import TOVA
 
-POLICIES: dict[str, type] = {
-    policy.name: policy for policy in (Full, SinkWindow, Ladder, ScoredLadder, KeyDiff, Random)
-}
+_ALL = (Full, SinkWindow, Ladder, ScoredLadder, KeyDiff, TOVA, H2O, SnapKV, Cascade, Random)
+POLICIES: dict[str, type] = {policy.name: policy for policy in _ALL}
 
 __all__ = [
+    "H2O",
     "POLICIES",
+    "TOVA",
+    "Cascade",
     "Full",
     "KeyDiff",
     "Ladder",
@@ -34,6 +40,7 @@ __all__ = [
     "Random",
     "ScoredLadder",
     "SinkWindow",
+    "SnapKV",
     "View",
     "default_policy",
     "is_per_head",

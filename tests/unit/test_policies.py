@@ -21,7 +21,10 @@ from reference import ladder_oracle
 
 from lacache_gguf.errors import MemoryFull, PolicyError
 from lacache_gguf.policies import (
+    H2O,
     POLICIES,
+    TOVA,
+    Cascade,
     Full,
     KeyDiff,
     Ladder,
@@ -31,6 +34,7 @@ from lacache_gguf.policies import (
     Random,
     ScoredLadder,
     SinkWindow,
+    SnapKV,
     View,
     default_policy,
     is_per_head,
@@ -67,12 +71,10 @@ def possible_pairs(n_layer: int) -> list[tuple[int, int]]:
 
 def scored(kind: type, **fields: st.SearchStrategy) -> st.SearchStrategy[tuple[Policy, int]]:
     """A policy that drops low scores, and n_layer."""
-    common = {
-        "n_sink": st.integers(0, 9),
-        "n_recent": st.none() | st.integers(0, 50),
-        "heads": st.sampled_from(["layer", "each"]),
-    }
-    return st.tuples(st.builds(kind, **{**common, **fields}), st.integers(1, 12))
+    common = {"n_sink": st.integers(0, 9), "heads": st.sampled_from(["layer", "each"])}
+    if issubclass(kind, Scored):
+        common["n_recent"] = st.none() | st.integers(0, 50)
+    return st.tuples(st.builds(kind, **common, **fields), st.integers(1, 12))
 
 
 @st.composite
@@ -89,6 +91,10 @@ SETTINGS: dict[str, st.SearchStrategy[tuple[Policy, int]]] = {
     "scored_ladder": scored_ladders(),
     "keydiff": scored(KeyDiff),
     "random": scored(Random, seed=st.integers(0, 9)),
+    "h2o": scored(H2O),
+    "tova": scored(TOVA),
+    "snapkv": scored(SnapKV, n_pool=st.sampled_from([1, 3, 7])),
+    "cascade": scored(Cascade, n_cascade=st.integers(1, 6)),
 }
 EVICTING = sorted(set(POLICIES) - {"full"})
 

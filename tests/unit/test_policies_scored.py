@@ -14,7 +14,7 @@ from reference import scored_oracle as oracle
 
 from lacache_gguf import policies
 from lacache_gguf.errors import PolicyError
-from lacache_gguf.policies import KeyDiff, Need, Policy, Random, ScoredLadder, View, need_of
+from lacache_gguf.policies import H2O, TOVA, Cascade, KeyDiff, Need, Policy, Random, ScoredLadder, SnapKV, View, need_of
 from lacache_gguf.policies.scored import Heads, lowest
 
 MANY = settings(max_examples=400, deadline=None, derandomize=True)
@@ -64,6 +64,32 @@ def test_keydiff_drops_what_the_oracle_drops(case: dict[str, Any], data: st.Data
     view, known = case_of(policy, case, data, 1)
     rows = oracle.rows_of(view.scores.tolist(), policy.heads)
     expected = [[oracle.drop_lowest(row, **known) for row in layer] for layer in rows]
+    assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
+
+
+@pytest.mark.parametrize("kind", [H2O, TOVA])
+def test_h2o_and_tova_drop_what_the_oracle_drops(kind: type) -> None:
+    @settings(max_examples=100, deadline=None, derandomize=True)
+    @given(st.fixed_dictionaries(SIZES), st.data())
+    def holds(case: dict[str, Any], data: st.DataObject) -> None:
+        policy = kind(case["n_sink"], case["n_recent"], case["heads"])
+        view, known = case_of(policy, case, data, 1)
+        rows = oracle.rows_of(view.scores.tolist(), policy.heads)
+        expected = [[oracle.drop_lowest(row, **known) for row in layer] for layer in rows]
+        assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
+
+    holds()
+
+
+@MANY
+@given(st.fixed_dictionaries(SIZES), st.sampled_from([1, 3, 7]), st.data())
+def test_snapkv_drops_what_the_oracle_drops(case: dict[str, Any], n_pool: int, data: st.DataObject) -> None:
+    policy = SnapKV(case["n_sink"], case["n_recent"], case["heads"], n_pool=n_pool)
+    view, known = case_of(policy, case, data, 1)
+    rows = oracle.rows_of(view.scores.tolist(), policy.heads)
+    expected = [
+        [oracle.drop_lowest(oracle.pooled(row, known["n_tail"], n_pool), **known) for row in layer] for layer in rows
+    ]
     assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
 
 
@@ -127,11 +153,25 @@ def test_scores_that_are_missing_are_the_callers_mistake() -> None:
         (ScoredLadder, {"score": "luck"}, "score 'luck' is unknown; choose one of keydiff, attention"),
         (ScoredLadder, {"decay": 1}, "decay must be at least 0 and below 1, got 1"),
         (ScoredLadder, {"n_query": 0}, "n_query must be at least 1, got 0"),
+        (H2O, {"decay": 1.0}, "decay must be at least 0 and below 1, got 1.0"),
+        (SnapKV, {"n_pool": 4}, "n_pool must be odd, got 4"),
+        (SnapKV, {"n_pool": 0}, "n_pool must be at least 1, got 0"),
+        (SnapKV, {"n_query": True}, "n_query must be a whole number, got True"),
+        (Cascade, {"n_cascade": 0}, "n_cascade must be at least 1, got 0"),
+        (Cascade, {"n_cascade": 17}, "n_cascade must be at most 16, got 17"),
+        (Cascade, {"heads": None}, "heads None is unknown"),
     ],
 )
 def test_impossible_settings_are_refused_at_once(kind: type, kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(PolicyError, match=text):
         kind(**kwargs)
+
+
+def test_published_settings() -> None:
+    assert (TOVA().need, TOVA().heads, TOVA().recent(1024)) == (Need("attention", 1), "layer", 1)
+    assert (H2O().need, H2O().heads, H2O().recent(1024)) == (Need("attention", 128, 0.999), "each", 512)
+    assert (SnapKV().need, SnapKV().heads, SnapKV().recent(1024)) == (Need("attention", 32), "each", 32)
+    assert (KeyDiff().need, KeyDiff().heads) == (Need("keydiff"), "each")
 
 
 def test_scored_ladder_needs_what_its_score_needs() -> None:
@@ -142,6 +182,9 @@ def test_scored_ladder_needs_what_its_score_needs() -> None:
 PICTURES = {
     KeyDiff(n_sink=2, n_recent=4): ("keydiff", "head", 5),
     ScoredLadder(n_sink=2, n_recent=4): ("scored_ladder", "layer", 5),
+    H2O(n_recent=8): ("h2o", "head", 4),
+    TOVA(): ("tova", "layer", 6),
+    SnapKV(n_recent=4, n_pool=3): ("snapkv", "head", 5),
 }
 
 

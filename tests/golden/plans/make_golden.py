@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 import numpy as np  # noqa: E402
-from reference import ladder_oracle, scored_oracle  # noqa: E402
+from reference import cascade_oracle, ladder_oracle  # noqa: E402
+from reference import scored_oracle as oracle  # noqa: E402
 
 LADDERS = {
     "ladder_l4_s1_o0": ({"span": 1, "n_sink": 2, "n_recent": 2}, {"n_layer": 4, "n_cells": 16, "n_free": 9}),
@@ -32,7 +33,8 @@ LADDERS = {
     "ladder_l30_s15_o0_one": ({"span": 15}, {"n_layer": 30, "n_cells": 48, "n_free": 1, "cursor": 15, "sweep": 2}),
 }
 
-# Rows that drop_lowest or thin_rungs of the oracle decide: policy, settings, view without its scores.
+PER_HEAD = ("keydiff", "h2o", "snapkv", "cascade")  # if nothing else is said
+# Policy, settings, view without its scores.
 SCORED = {
     "keydiff_l2_h2": (
         "keydiff",
@@ -49,6 +51,18 @@ SCORED = {
         {"n_recent": 3, "seed": 7},
         {"n_layer": 3, "n_cells": 20, "n_free": 6, "sweep": 4},
     ),
+    "tova_l3_h2": ("tova", {"n_recent": 1}, {"n_layer": 3, "n_cells": 16, "n_free": 5, "n_head_kv": 2}),
+    "h2o_l2_h2": ("h2o", {"n_recent": None}, {"n_layer": 2, "n_cells": 18, "n_free": 5, "n_head_kv": 2}),
+    "snapkv_l2_h2": (
+        "snapkv",
+        {"n_sink": 1, "n_recent": 6, "n_pool": 5},
+        {"n_layer": 2, "n_cells": 24, "n_free": 7, "n_head_kv": 2},
+    ),
+    "cascade_l2_h2": (
+        "cascade",
+        {"n_cascade": 3, "n_sink": 2},
+        {"n_layer": 2, "n_cells": 24, "n_free": 6, "cursor": 17, "sweep": 101, "n_head_kv": 2},
+    ),
 }
 
 
@@ -62,26 +76,26 @@ def scored_golden(policy: str, settings: dict, view: dict) -> dict:
         rows = lots.random((n_layer, 1, n_cells), dtype=np.float32).tolist()
     else:
         view = {**view, "scores": scores}
-        rows = scored_oracle.rows_of(scores, settings.get("heads", "each" if policy == "keydiff" else "layer"))
-    common = {
-        "n_free": view["n_free"],
-        "n_first": max(settings.get("n_sink", 4), view.get("n_pinned", 0)),
-        "n_tail": scored_oracle.n_tail_of(settings["n_recent"], n_cells),
-    }
+        rows = oracle.rows_of(scores, "each" if policy in PER_HEAD else "layer")
+    n_first = max(settings.get("n_sink", 0 if policy in ("tova", "h2o") else 4), view.get("n_pinned", 0))
+    n_tail = oracle.n_tail_of(settings.get("n_recent", 1), n_cells)
+    known = {"n_free": view["n_free"], "n_first": n_first}
     cursor, sweep = 0, view.get("sweep", 0) + 1 if policy == "random" else 0
+    resume = {"cursor": view.get("cursor", 0), "sweep": view.get("sweep", 0)}
     keep: list = []
     for layer in rows:
         keep.append([])
         for row in layer:
             if policy == "scored_ladder":
                 rung = {"n_src": settings["n_src"], "n_dst": settings["n_dst"]}
-                kept, cursor, sweep = scored_oracle.thin_rungs(
-                    row, **common, **rung, cursor=view["cursor"], sweep=view["sweep"]
-                )
+                kept, cursor, sweep = oracle.thin_rungs(row, **known, n_tail=n_tail, **rung, **resume)
+            elif policy == "cascade":
+                kept, cursor, sweep = cascade_oracle.replan(row, **known, n_cascade=settings["n_cascade"], **resume)
             else:
-                kept = scored_oracle.drop_lowest(row, **common)
+                row = oracle.pooled(row, n_tail, settings["n_pool"]) if policy == "snapkv" else row
+                kept = oracle.drop_lowest(row, **known, n_tail=n_tail)
             keep[-1].append(kept)
-    keep = keep if policy == "keydiff" else [layer[0] for layer in keep]
+    keep = keep if policy in PER_HEAD else [layer[0] for layer in keep]
     return {"policy": policy, "settings": settings, "view": view, "plan": dict(keep=keep, cursor=cursor, sweep=sweep)}
 
 
