@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 
 from lacache_gguf.catalog import DEFAULT_MODEL, ResolvedModel, resolve
-from lacache_gguf.errors import CheckpointMismatch, DamagedCheckpoint, LacacheError, MemoryFull
+from lacache_gguf.errors import CheckpointMismatch, DamagedCheckpoint, LacacheError, MemoryFull, UsageError
 from lacache_gguf.events import Progress, Stats, Step
 from lacache_gguf.kv_budget import parse_budget
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import default_policy
 
 N_BYTES_PER_CELL = 23040  # the default model's, with f16
+N_VOCAB = 259
 CONTROL = ("<|start|>", "<|end|>", "<|eot|>")
 
 
@@ -187,6 +188,23 @@ class FakeEngine:
                     yield event.text
             elif on_progress:
                 on_progress(event)
+
+    # ---- measuring ---------------------------------------------------------------------------------------------------
+
+    def logits(self, tokens: Sequence[int], n_ubatch: int = 1) -> Iterator[np.ndarray]:
+        """As the real one; guesses "a" the more firmly the more different tokens the memory holds."""
+        n_most = self.policy.n_free_max(self.n_layer, self.n_ctx) or self.n_ctx
+        if not 1 <= n_ubatch <= n_most:
+            raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {n_most}")
+        self.reset()
+        for first in range(0, len(tokens), n_ubatch):
+            chunk = [int(token) for token in tokens[first : first + n_ubatch]]
+            self._memory.make_room(len(chunk), 1)
+            self._memory.advance(len(chunk))
+            self._seen += chunk
+            rows = np.random.default_rng(first).normal(size=(len(chunk), N_VOCAB)).astype(np.float32)
+            rows[:, ord("a")] += len(np.unique(self.held)) / 200
+            yield rows
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lacache_app import options
-from lacache_app.terminal import Terminal, stop_on_ctrl_c
-
-if TYPE_CHECKING:
-    from lacache_app.evaluate.bench import Bench
-    from lacache_app.evaluate.memory_spec import MemorySpec, Size
-    from lacache_app.evaluate.results import ResultLog
-    from lacache_app.evaluate.runner import Item, Run
+from lacache_app.evaluate.flags import (
+    add_common,
+    add_texts,
+    baseline_of,
+    carry_out,
+    exit_code,
+    note_refused,
+    numbers,
+    open_bench,
+    open_log,
+    prepare,
+    sizes_of,
+    specs_of,
+)
+from lacache_app.terminal import Terminal
 
 HELP = "measure how well memories of equal size read and remember: perplexity, agreement, needles, summaries"
 EXAMPLES = """\
 examples:
   lacache eval ppl
   lacache eval ppl --text book.txt --text pydoc --tokens 4096 -c 256,512 --json-out ppl.jsonl
+  lacache eval agree --text book.txt --tokens 2048
+  lacache eval passkey --length 1024,2048 --ratio 0.5,0.25
   lacache eval ppl --memory ladder:recent=25% --memory sink_window --memory full --kv-budget 8MiB
 
 a memory is a policy with settings: default, full, sink_window, ladder ..., then the policy's fields (sink= and recent=
 for n_sink and n_recent), recent=25% of the cells, ctk= and ctv= (KV types), cells= or budget= (its own size)
 docs/evaluation.md says what is held constant
 """
-N_TOKENS = 4096
-N_CELLS = "512"
-N_UBATCH = 16
-MEMORIES = ("default", "sink_window", "full")
+LENGTHS = "1024"
+RATIOS = "0.5,0.25"
+NEEDLES = ("multikey", "multivalue", "variables", "words")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,138 +53,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables."""
     return args.measure(args, Terminal())
-
-
-# ---- what the kinds share --------------------------------------------------------------------------------------------
-
-
-def add_common(parser: argparse.ArgumentParser, memories: Sequence[str] = MEMORIES) -> None:
-    """Memories, sizes, model and files."""
-    group = parser.add_argument_group("memories")
-    group.add_argument(
-        "--memory", action="append", default=[], metavar="KIND",
-        help=f"a memory under test; may be given many times (default: {', '.join(memories)})",
-    )  # fmt: skip
-    group.add_argument(
-        "-c", "--ctx-size", dest="sizes", default=None, metavar="N[,N...]",
-        help=f"equal cells for all, or several sizes in turn (default: {N_CELLS})",
-    )  # fmt: skip
-    group.add_argument("--kv-budget", dest="budgets", default=None, metavar="SIZE[,SIZE...]", help="equal bytes: 8MiB")
-    for option in options.MEMORY:
-        if option.dest in ("cache_type_k", "cache_type_v", "flash_attn"):
-            group.add_argument(
-                *option.flags, dest=option.dest, type=option.parse, metavar=option.metavar, help=option.help
-            )
-    group.add_argument(
-        "-ub", "--ubatch", "--ubatch-size", dest="ubatch_size", type=options.whole(1, "tokens"), default=N_UBATCH,
-        metavar="N", help=f"tokens to read at once; 1 = token by token, as published (default: {N_UBATCH})",
-    )  # fmt: skip
-    group = parser.add_argument_group("model")
-    for option in options.MODEL:
-        group.add_argument(*option.flags, dest=option.dest, type=option.parse, metavar=option.metavar, help=option.help)
-    group.add_argument("--offline", action="store_true", default=None, help="never use the network")
-    group = parser.add_argument_group("results")
-    group.add_argument("--json-out", type=Path, metavar="FILE", help="one line of JSON for every finished measurement")
-    group.add_argument("--resume", action="store_true", help="go on with that file: what is in it is not run again")
-    unused = (o for o in (*options.MEMORY, *options.SAMPLING) if o.dest not in vars(parser.parse_known_args([])[0]))
-    parser.set_defaults(**{option.dest: None for option in unused})
-
-
-def add_texts(parser: argparse.ArgumentParser, n_tokens: int = N_TOKENS) -> None:
-    """Texts and how much of them."""
-    group = parser.add_argument_group("texts")
-    group.add_argument(
-        "--text", action="append", default=[], metavar="FILE",
-        help="a text; may be given many times (default: pydoc, the Python language reference)",
-    )  # fmt: skip
-    group.add_argument(
-        "--tokens", type=options.whole(1, "tokens"), default=n_tokens, metavar="N",
-        help=f"tokens to predict of every text (default: {n_tokens:,})",
-    )  # fmt: skip
-    group.add_argument(
-        "--skip",
-        type=options.whole(0, "tokens"),
-        default=0,
-        metavar="N",
-        help="tokens at its beginning to leave out",
-    )
-
-
-def specs_of(args: argparse.Namespace, memories: Sequence[str] = MEMORIES) -> list[MemorySpec]:
-    """The memories that were asked for. Raises UsageError."""
-    from lacache_app.evaluate.memory_spec import parse_memory
-
-    types = (args.cache_type_k, args.cache_type_v)
-    return [parse_memory(text, *types) for text in dict.fromkeys(args.memory or memories)]
-
-
-def sizes_of(args: argparse.Namespace, default: str = N_CELLS) -> list[Size]:
-    """The sizes that were asked for. Raises UsageError."""
-    from lacache_app.evaluate.memory_spec import parse_size
-
-    from lacache_gguf.errors import UsageError
-
-    if args.sizes and args.budgets:
-        raise UsageError(f"-c {args.sizes} and --kv-budget {args.budgets} both set the KV memory; give one of them")
-    return [parse_size(word) for word in dict.fromkeys((args.sizes or args.budgets or default).split(","))]
-
-
-def open_bench(args: argparse.Namespace, terminal: Terminal) -> Bench:
-    """Load the model that the flags name."""
-    from lacache_app.evaluate.bench import Bench
-
-    if getattr(args, "verbose", False):
-        from lacache_gguf import native
-
-        native.set_verbose(True)
-    model = options.find_model(args, terminal)
-    settings = {
-        "model": model.name if model.source == "hub" else args.model,
-        "flash_attn": {"on": True, "off": False, "auto": None}[args.flash_attn],
-        "n_gpu_layers": args.gpu_layers,
-        "n_threads": args.threads if args.threads > 0 else None,
-    }
-    with terminal.waiting(f"loading {settings['model']} ..."):
-        return Bench(settings, model.path, options.engine_class())
-
-
-def open_log(args: argparse.Namespace) -> ResultLog:
-    """The results file of the flags. Raises UsageError if it must not be touched."""
-    from lacache_app.evaluate.results import ResultLog, provenance
-
-    from lacache_gguf.errors import UsageError
-
-    if args.resume and args.json_out is None:
-        raise UsageError("--resume goes on with a results file; name it with --json-out FILE")
-    return ResultLog(args.json_out, args.resume, provenance())
-
-
-def carry_out(items: Sequence[Item], log: ResultLog, terminal: Terminal) -> Run:
-    """Run the items with a bar; says what was stored, stopped and refused."""
-    from lacache_app.evaluate.runner import run
-
-    n_stored = sum(log.find(item.identity) is not None for item in items)
-    if n_stored:
-        terminal.note(f"{n_stored} of {len(items)} measurements are in {log.path} already")
-    with stop_on_ctrl_c() as stop, terminal.reading() as on_progress:
-        result = run(items, log, on_progress, lambda: stop.requested)
-    for item in items:
-        if item.id in result.refused:
-            terminal.note(f"refused: {item.title}: {result.refused[item.id]}")
-    if result.is_stopped:
-        how = f"; go on with --resume --json-out {log.path}" if log.path else ""
-        terminal.note(f"stopped; what was measured so far is below{how}")
-    return result
-
-
-def exit_code(result: Run) -> int:
-    """130 stopped, 7 nothing could be measured, else 0."""
-    return 130 if result.is_stopped else 0 if result.rows else 7
-
-
-def prepare(args: argparse.Namespace) -> None:
-    """Fill what no flag set."""
-    options.fill_defaults(args)
 
 
 # ---- ppl -------------------------------------------------------------------------------------------------------------
@@ -207,21 +82,95 @@ def _ppl(args: argparse.Namespace, terminal: Terminal) -> int:
     return exit_code(result)
 
 
-def baseline_of(args: argparse.Namespace, specs: Sequence[MemorySpec]) -> str:
-    """Name of the memory that differences are given to. Raises UsageError if it is not among them."""
+# ---- agree -----------------------------------------------------------------------------------------------------------
+
+
+def _add_agree(parser: argparse.ArgumentParser) -> None:
+    add_texts(parser)
+    add_common(parser)
+
+
+def _agree(args: argparse.Namespace, terminal: Terminal) -> int:
+    from lacache_app.evaluate.agree import cases
+    from lacache_app.evaluate.tables_more import agreement_tables
+    from lacache_app.evaluate.texts import load_texts
+
+    prepare(args)
+    specs, sizes, texts, log = specs_of(args), sizes_of(args), load_texts(args.text), open_log(args)
+    with open_bench(args, terminal) as bench:
+        found = cases(bench, texts, sizes, specs, args.tokens, args.ubatch_size, args.skip)
+        note_refused(found, terminal)
+        result = carry_out([case.item for case in found if case.item], log, terminal)
+    terminal.write(agreement_tables(found, result))
+    return exit_code(result)
+
+
+# ---- passkey, needles ------------------------------------------------------------------------------------------------
+
+
+def _add_recall(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
+    group = parser.add_argument_group("prompts")
+    if len(tasks) > 1:
+        group.add_argument(
+            "--task", action="append", type=options.one_of(*tasks), default=[], metavar="NAME",
+            help=f"{', '.join(tasks)} (default: all)",
+        )  # fmt: skip
+    group.add_argument("--length", default=LENGTHS, metavar="N[,N...]", help=f"tokens of a prompt (default: {LENGTHS})")
+    group.add_argument(
+        "--ratio", default=None, metavar="R[,R...]",
+        help=f"cells as a share of the prompt's tokens (default, without -c and --kv-budget: {RATIOS})",
+    )  # fmt: skip
+    for name, default, text in (
+        ("--depths", 10, "depths from the beginning to the end"),
+        ("--trials", 2, "prompts for every depth"),
+    ):
+        group.add_argument(
+            name, type=options.whole(1, "prompts"), default=default, metavar="N", help=f"{text} (default: {default})"
+        )
+    group.add_argument("--seed", type=options.whole(0, "(a seed)"), default=0, metavar="N", help="of the first prompt")
+    group.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    group.add_argument("--no-pin", action="store_true", help="let the instruction be thinned, too")
+    add_common(parser)
+
+
+def _add_passkey(parser: argparse.ArgumentParser) -> None:
+    _add_recall(parser, ("passkey",))
+
+
+def _add_needles(parser: argparse.ArgumentParser) -> None:
+    _add_recall(parser, NEEDLES)
+
+
+def _recall(args: argparse.Namespace, terminal: Terminal) -> int:
+    from lacache_app.evaluate.recall import Plan, Ratio, cases
+    from lacache_app.evaluate.tables_more import recall_tables
+
     from lacache_gguf.errors import UsageError
 
-    names = [spec.name for spec in specs]
-    if args.baseline is not None and args.baseline not in names:
-        raise UsageError(f"--baseline {args.baseline!r} is not among the memories: {', '.join(names)}")
-    plain = next((spec.name for spec in specs if spec.is_sink_window), names[0])
-    return args.baseline or plain
+    prepare(args)
+    tasks = ("passkey",) if args.kind == "passkey" else tuple(args.task) or NEEDLES
+    lengths = tuple(int(x) for x in numbers(args.length, "--length", 64, 1 << 24, "tokens"))
+    has_size = args.sizes or args.budgets
+    if args.ratio and has_size:
+        raise UsageError(f"--ratio {args.ratio} and {has_size} cells or bytes both set the KV memory; give one of them")
+    ratios = [] if has_size else [Ratio(x) for x in numbers(args.ratio or RATIOS, "--ratio", 0.001, 1, "(a share)")]
+    specs, log = specs_of(args), open_log(args)
+    plan = Plan(tasks, lengths, args.depths, args.trials, args.seed, args.chat, not args.no_pin)
+    with open_bench(args, terminal) as bench:
+        found = cases(bench, plan, ratios or sizes_of(args), specs, args.ubatch_size)
+        note_refused(found, terminal)
+        result = carry_out([case.item for case in found if case.item], log, terminal)
+    terminal.write(recall_tables(found, result))
+    return exit_code(result)
 
 
-def note_refused(cases: Sequence[Any], terminal: Terminal) -> None:
-    """Say what cannot be measured at all, each reason once."""
-    for line in dict.fromkeys(f"refused: {case.spec.name}: {case.refused}" for case in cases if case.refused):
-        terminal.note(line)
-
-
-KINDS = {"ppl": ("perplexity of texts by length, with paired differences", _add_ppl, _ppl)}
+KINDS = {
+    "ppl": ("perplexity of texts by length, with paired differences", _add_ppl, _ppl),
+    "agree": (
+        "how far guesses are from those with the full cache: KL divergence and same top token",
+        _add_agree,
+        _agree,
+    ),
+    "passkey": ("the paper's test: a number in a long filler text, asked for behind it", _add_passkey, _recall),
+    "needles": ("harder ones: several keys, several values, variables, common words", _add_needles, _recall),
+}

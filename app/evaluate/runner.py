@@ -1,15 +1,17 @@
 """Items one after the other: what is stored is not run again, what is done is stored at once, Ctrl-C ends it cleanly.
 
-What it is: `Item` (an identity and a function that measures it) and `run`.
+What it is: `Item` (an identity and a function that measures it) and `run`. Items that share work, such as one full
+cache that several memories are compared with, have a `batch` in common and are measured together.
 What it does not know: what is measured, screens, files.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lacache_app.evaluate.results import ResultLog, item_id
 
@@ -27,14 +29,24 @@ class Stopped(Exception):
     """The user wants to end the run."""
 
 
+class Batch(Protocol):
+    """Measures some of its items together: values for each, or why it cannot be. One object for all of them."""
+
+    def __call__(self, items: Sequence[Item], tick: Tick) -> list[dict[str, Any] | LacacheError]: ...
+
+
 @dataclass(frozen=True)
 class Item:
-    """One measurement: `identity` are the plain values that decide its result, `n_tokens` what it has to read."""
+    """One measurement: `identity` are the plain values that decide its result, `n_tokens` what it has to read.
+
+    Exactly one of `measure` and `batch` is set.
+    """
 
     title: str
     identity: dict[str, Any]
     n_tokens: int
-    measure: Callable[[Tick], dict[str, Any]] = field(compare=False)
+    measure: Callable[[Tick], dict[str, Any]] | None = field(default=None, compare=False)
+    batch: Batch | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:
@@ -65,20 +77,31 @@ def run(
         else:
             result.rows[item.id] = row
     meter = _Meter(todo, on_progress, is_stopped)
-    for item in todo:
+    for _, group in itertools.groupby(todo, lambda item: id(item.batch) if item.batch else item.id):
+        items = list(group)
         begin = time.monotonic()
         try:
-            meter.begin(item)
-            values = item.measure(meter.tick)
+            meter.begin(items)
+            values = _measure(items, meter.tick)
         except Stopped:
             result.is_stopped = True
             break
-        except LacacheError as error:
-            result.refused[item.id] = str(error)
-        else:
-            seconds = round(time.monotonic() - begin, 2)
-            result.rows[item.id] = log.add(item.identity, {**values, "seconds": seconds})
+        seconds = round(time.monotonic() - begin, 2)
+        for item, value in zip(items, values, strict=True):
+            if isinstance(value, LacacheError):
+                result.refused[item.id] = str(value)
+            else:
+                result.rows[item.id] = log.add(item.identity, {**value, "seconds": seconds})
     return result
+
+
+def _measure(items: Sequence[Item], tick: Tick) -> list[dict[str, Any] | LacacheError]:
+    try:
+        if items[0].batch is not None:
+            return items[0].batch(items, tick)
+        return [items[0].measure(tick)]  # type: ignore[misc]
+    except LacacheError as error:
+        return [error] * len(items)
 
 
 class _Meter:
@@ -89,23 +112,25 @@ class _Meter:
     ) -> None:
         self._items, self._on_progress, self._is_stopped = items, on_progress, is_stopped
         self._n_total, self._start = sum(item.n_tokens for item in items), time.monotonic()
-        self._number = self._n_before = self._n_item = 0
+        self._number = self._n_before = self._n_item = self._n_now = 0
+        self._title = ""
 
-    def begin(self, item: Item) -> None:
-        """The next item's turn. Raises Stopped."""
+    def begin(self, items: Sequence[Item]) -> None:
+        """The next items' turn. Raises Stopped."""
         if self._is_stopped():
             raise Stopped
-        self._n_before = sum(other.n_tokens for other in self._items[: self._number])
-        self._number += 1
-        self._item, self._n_item = item, 0
+        self._n_before += self._n_now
+        self._number += len(items)
+        self._n_item, self._n_now = 0, sum(item.n_tokens for item in items)
+        self._title = f"{self._number}/{len(self._items)} {items[0].title}"
 
     def tick(self, n_new: int, engine: Engine) -> None:
-        """So many more tokens of this item are done. Raises Stopped."""
+        """So many more tokens of these items are done. Raises Stopped."""
         self._n_item += n_new
         stats = engine.stats
-        n_done = self._n_before + min(self._n_item, self._item.n_tokens)
+        n_done = self._n_before + min(self._n_item, self._n_now)
         seconds = time.monotonic() - self._start
         progress = Progress(n_done, self._n_total, stats.n_cells, stats.n_ctx, stats.n_compactions, seconds)
-        self._on_progress(progress, f"{self._number}/{len(self._items)} {self._item.title}")
+        self._on_progress(progress, self._title)
         if self._is_stopped():
             raise Stopped

@@ -47,7 +47,7 @@ def perplexity_tables(cases: Sequence[Case], run: Run, baseline: str) -> str:
     parts = []
     for size in sizes:
         here = [case for case in cases if case.size == size]
-        title = _size_title(here)
+        title = size_title(here)
         for name in texts:
             if part := _one_text([case for case in here if case.text.name == name], run, baseline):
                 parts.append(f"{name}, {title}: perplexity of the first tokens\n{part}")
@@ -57,7 +57,7 @@ def perplexity_tables(cases: Sequence[Case], run: Run, baseline: str) -> str:
     return "\n".join([*parts, *sorted(f"{note}\n" for note in notes)])
 
 
-def _size_title(cases: Sequence[Case]) -> str:
+def size_title(cases: Sequence[Case]) -> str:
     size = cases[0].size
     if size is None:
         return "sizes of their own"

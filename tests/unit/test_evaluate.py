@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lacache_app import cli, options
+from lacache_app import cli
 from lacache_app.evaluate.memory_spec import parse_memory, parse_size
 from lacache_app.evaluate.results import ResultLog
 from lacache_app.evaluate.runner import Item, Stopped, run
@@ -26,34 +26,15 @@ MODEL = {
     "llama.attention.head_count": 9,
     "llama.attention.head_count_kv": 3,
 }
-N_VOCAB = 300
 
 
 @pytest.fixture
 def engine(fake_engine, monkeypatch, tmp_path) -> Any:
-    """A stand-in whose guesses are the better the more tokens its memory holds, and a model file to find."""
-
-    class Engine(fake_engine):
-        def logits(self, tokens: Sequence[int], n_ubatch: int = 1) -> Iterator[np.ndarray]:
-            n_most = self.policy.n_free_max(self.n_layer, self.n_ctx) or self.n_ctx
-            if n_ubatch > n_most:
-                raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {n_most}")
-            self.reset()
-            for first in range(0, len(tokens), n_ubatch):
-                chunk = [int(token) for token in tokens[first : first + n_ubatch]]
-                self._memory.make_room(len(chunk), 1)
-                self._memory.advance(len(chunk))
-                self._seen += chunk
-                n_known = len(np.unique(self.held))
-                rows = np.random.default_rng(first).normal(size=(len(chunk), N_VOCAB)).astype(np.float32)
-                rows[:, ord("a")] += n_known / 200
-                yield rows
-
+    """The stand-in, and a model file to find."""
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf_bytes(metadata=MODEL))
     monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
-    monkeypatch.setattr(options, "engine_class", lambda: Engine)
-    return Engine
+    return fake_engine
 
 
 @pytest.fixture
