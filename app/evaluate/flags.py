@@ -25,16 +25,16 @@ N_UBATCH = 16
 MEMORIES = ("default", "sink_window", "full")
 
 
-def add_common(parser: argparse.ArgumentParser, memories: Sequence[str] = MEMORIES) -> None:
+def add_common(parser: argparse.ArgumentParser, n_cells: str = N_CELLS, has_plots: bool = True) -> None:
     """Memories, sizes, model and files."""
     group = parser.add_argument_group("memories")
     group.add_argument(
         "--memory", action="append", default=[], metavar="KIND",
-        help=f"a memory under test; may be given many times (default: {', '.join(memories)})",
+        help=f"a memory under test; may be given many times (default: {', '.join(MEMORIES)})",
     )  # fmt: skip
     group.add_argument(
         "-c", "--ctx-size", dest="sizes", default=None, metavar="N[,N...]",
-        help=f"equal cells for all, or several sizes in turn (default: {N_CELLS})",
+        help=f"equal cells for all, or several sizes in turn (default: {n_cells})",
     )  # fmt: skip
     group.add_argument("--kv-budget", dest="budgets", default=None, metavar="SIZE[,SIZE...]", help="equal bytes: 8MiB")
     for option in options.MEMORY:
@@ -53,6 +53,10 @@ def add_common(parser: argparse.ArgumentParser, memories: Sequence[str] = MEMORI
     group = parser.add_argument_group("results")
     group.add_argument("--json-out", type=Path, metavar="FILE", help="one line of JSON for every finished measurement")
     group.add_argument("--resume", action="store_true", help="go on with that file: what is in it is not run again")
+    if has_plots:
+        group.add_argument("--plots", type=Path, metavar="DIR", help="draw PNG files there (needs the extra `plots`)")
+    else:
+        parser.set_defaults(plots=None)
     unused = (o for o in (*options.MEMORY, *options.SAMPLING) if o.dest not in vars(parser.parse_known_args([])[0]))
     parser.set_defaults(**{option.dest: None for option in unused})
 
@@ -150,8 +154,22 @@ def exit_code(result: Run) -> int:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Fill what no flag set."""
+    """Fill what no flag set. Raises UsageError if pictures are wanted and cannot be drawn."""
+    if args.plots is not None:
+        from lacache_app.evaluate.plots import check_matplotlib
+
+        check_matplotlib()
     options.fill_defaults(args)
+
+
+def draw(args: argparse.Namespace, terminal: Terminal, kind: str, cases: Sequence[Any], run: Run) -> None:
+    """Draw the pictures that --plots asks for; `kind`: perplexity, agreement or recall."""
+    if args.plots is None:
+        return
+    from lacache_app.evaluate import plots
+
+    paths = getattr(plots, f"{kind}_plots")(cases, run, args.plots)
+    terminal.note("\n".join(f"drew {path}" for path in paths) or "nothing to draw")
 
 
 def baseline_of(args: argparse.Namespace, specs: Sequence[MemorySpec]) -> str:
