@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS = ("app", "demo", "chat", "summarize", "compare", "eval", "models", "doctor")
+COMMANDS = ("app", "demo", "chat", "summarize", "compare", "eval", "calibrate", "models", "doctor")
 
 _EXAMPLES = """\
 examples:

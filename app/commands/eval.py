@@ -133,7 +133,14 @@ def _add_recall(parser: argparse.ArgumentParser, tasks: Sequence[str]) -> None:
         group.add_argument(
             name, type=options.whole(1, "prompts"), default=default, metavar="N", help=f"{text} (default: {default})"
         )
-    group.add_argument("--seed", type=options.whole(0, "(a seed)"), default=0, metavar="N", help="of the first prompt")
+    group.add_argument(
+        "--seed",
+        dest="first_seed",
+        type=options.whole(0, "(a seed)"),
+        default=0,
+        metavar="N",
+        help="of the first prompt",
+    )
     group.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     group.add_argument("--no-pin", action="store_true", help="let the instruction be thinned, too")
     add_common(parser)
@@ -161,7 +168,7 @@ def _recall(args: argparse.Namespace, terminal: Terminal) -> int:
         raise UsageError(f"--ratio {args.ratio} and {has_size} cells or bytes both set the KV memory; give one of them")
     ratios = [] if has_size else [Ratio(x) for x in numbers(args.ratio or RATIOS, "--ratio", 0.001, 1, "(a share)")]
     specs, log = specs_of(args), open_log(args)
-    plan = Plan(tasks, lengths, args.depths, args.trials, args.seed, args.chat, not args.no_pin)
+    plan = Plan(tasks, lengths, args.depths, args.trials, args.first_seed, args.chat, not args.no_pin)
     with open_bench(args, terminal) as bench:
         found = cases(bench, plan, ratios or sizes_of(args), specs, args.ubatch_size)
         note_refused(found, terminal)

@@ -158,6 +158,7 @@ class _Group:
             "loss_sums": sums(loss),
             "full_loss_sums": sums(loss_full),
             "full_n_ctx": self.full.n_ctx,
+            "full_kv_bytes": self.full.kv_bytes,
             "kv_bytes": setup.kv_bytes,
             "n_cells_peak": stats.n_cells_peak,
             "n_compactions": stats.n_compactions,

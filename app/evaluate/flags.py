@@ -25,7 +25,9 @@ N_UBATCH = 16
 MEMORIES = ("default", "sink_window", "full")
 
 
-def add_common(parser: argparse.ArgumentParser, n_cells: str = N_CELLS, has_plots: bool = True) -> None:
+def add_common(
+    parser: argparse.ArgumentParser, n_cells: str = N_CELLS, has_results: bool = True, has_plots: bool = True
+) -> None:
     """Memories, sizes, model and files."""
     group = parser.add_argument_group("memories")
     group.add_argument(
@@ -50,15 +52,20 @@ def add_common(parser: argparse.ArgumentParser, n_cells: str = N_CELLS, has_plot
     for option in options.MODEL:
         group.add_argument(*option.flags, dest=option.dest, type=option.parse, metavar=option.metavar, help=option.help)
     group.add_argument("--offline", action="store_true", default=None, help="never use the network")
-    group = parser.add_argument_group("results")
-    group.add_argument("--json-out", type=Path, metavar="FILE", help="one line of JSON for every finished measurement")
-    group.add_argument("--resume", action="store_true", help="go on with that file: what is in it is not run again")
-    if has_plots:
-        group.add_argument("--plots", type=Path, metavar="DIR", help="draw PNG files there (needs the extra `plots`)")
-    else:
-        parser.set_defaults(plots=None)
-    unused = (o for o in (*options.MEMORY, *options.SAMPLING) if o.dest not in vars(parser.parse_known_args([])[0]))
-    parser.set_defaults(**{option.dest: None for option in unused})
+    parser.set_defaults(json_out=None, resume=False, plots=None)
+    if has_results:
+        group = parser.add_argument_group("results")
+        group.add_argument(
+            "--json-out", type=Path, metavar="FILE", help="a line of JSON for every finished measurement"
+        )
+        group.add_argument("--resume", action="store_true", help="go on with that file: what is in it is not run again")
+        if has_plots:
+            group.add_argument(
+                "--plots", type=Path, metavar="DIR", help="draw PNG files there (needs the extra `plots`)"
+            )
+    mine = ("cache_type_k", "cache_type_v", "flash_attn", "ubatch_size")
+    others = (option for option in (*options.MEMORY, *options.SAMPLING) if option.dest not in mine)
+    parser.set_defaults(**{option.dest: None for option in others})
 
 
 def add_texts(parser: argparse.ArgumentParser, n_tokens: int = N_TOKENS) -> None:

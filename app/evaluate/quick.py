@@ -72,9 +72,11 @@ def quick_table(cases: Sequence[QuickCase], run: Run) -> str:
                 continue
             guesses = _full(done) if spec.is_full else _guesses([row for other, row in done if other == spec])
             share = percent(mean_of_trials(scores)) if scores else MISSING
-            cells = "all" if spec.is_full else f"{setup.n_ctx:,}"
+            cells, n_bytes = f"{setup.n_ctx:,}", setup.kv_bytes
+            if spec.is_full:
+                cells, n_bytes = "all", max([n_bytes, *(row["full_kv_bytes"] for _, row in done)])
             kept = f"{sum(scores):g}/{len(scores)}" if scores else MISSING
-            rows.append([spec.name, cells, mib(setup.kv_bytes), *guesses, kept, share])
+            rows.append([spec.name, cells, mib(n_bytes), *guesses, kept, share])
         n_tokens = max((row["n_predicted"] for _, row in done), default=0)
         about = f"{n_tokens:,} tokens of text, pass keys in prompts of {case.passkey[0].length:,}"
         headers = ["memory", "cells", "KV", "perplexity", "KL to full", "same guess", "pass keys", "95 %"]

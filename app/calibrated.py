@@ -1,0 +1,128 @@
+"""What `lacache calibrate` found for a model, and which policy follows from it for a budget.
+
+What it is: `save_calibration`, `find_calibration` and `calibrated_policy` over the app's settings file. A finding
+holds for its model (told by the file's fingerprint) and for budgets of half to twice the cells it was found with.
+What it does not know: how it was found, flags, engines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lacache_gguf.policies import Policy
+
+_log = logging.getLogger(__name__)
+_NAME = "calibrated"
+_TIMES = 2.0  # a finding is used for budgets of so many times its cells at most, and so many parts at least
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A memory as `lacache eval` writes it ("scored_ladder:recent=25%"), and the evidence for it.
+
+    gain, gain_low, gain_high: by how much the loss per token is lower than the default's on text that took no part in
+    the search, in nats, with the 95 % interval
+    """
+
+    memory: str
+    n_ctx: int
+    gain: float
+    gain_low: float
+    gain_high: float
+    text: str
+    n_tokens: int
+    date: str
+    version: str
+
+    @property
+    def sentence(self) -> str:
+        """One line for people."""
+        return (
+            f"memory {self.memory}, as calibrated on {self.date} (loss {self.gain:.3f} lower than the default's, 95 % "
+            f"[{self.gain_low:.3f}, {self.gain_high:.3f}]); --policy chooses another"
+        )
+
+
+def save_calibration(folder: Path, fingerprint: str, found: Calibration) -> None:
+    """Store a finding; an older one for the same model and cells is replaced."""
+    from lacache_app.settings import load_value, save_value
+
+    stored = load_value(folder, _NAME, {})
+    stored = stored if isinstance(stored, dict) else {}
+    others = [entry for entry in _entries(stored, fingerprint) if entry.n_ctx != found.n_ctx]
+    entries = sorted([*others, found], key=lambda entry: entry.n_ctx)
+    save_value(folder, _NAME, {**stored, fingerprint: [dataclasses.asdict(entry) for entry in entries]})
+
+
+def forget_calibrations(folder: Path, fingerprint: str) -> int:
+    """Drop all findings for a model; how many there were."""
+    from lacache_app.settings import load_value, save_value
+
+    stored = load_value(folder, _NAME, {})
+    if not isinstance(stored, dict) or fingerprint not in stored:
+        return 0
+    n = len(_entries(stored, fingerprint))
+    save_value(folder, _NAME, {name: value for name, value in stored.items() if name != fingerprint})
+    return n
+
+
+def find_calibration(folder: Path, fingerprint: str, n_ctx: int) -> Calibration | None:
+    """The finding for this model whose cells are nearest to the budget's, or None if none is near."""
+    from lacache_app.settings import load_value
+
+    stored = load_value(folder, _NAME, {})
+    entries = _entries(stored if isinstance(stored, dict) else {}, fingerprint)
+    near = [(max(entry.n_ctx / n_ctx, n_ctx / entry.n_ctx), entry) for entry in entries]
+    near = [pair for pair in near if pair[0] <= _TIMES]
+    return min(near, key=lambda pair: pair[0])[1] if near else None
+
+
+def calibrated_policy(model: Path, n_layer: int, n_ctx: int) -> tuple[Policy, str] | None:
+    """The policy that was found for a model file and a budget, and a line that says so; None without a finding.
+
+    What is stored and cannot be used (by an older version, say) is logged and left out: it must not stop anybody.
+    """
+    from lacache_app.paths import data_dir
+
+    from lacache_gguf.errors import LacacheError
+
+    try:
+        folder = data_dir()
+        if not (folder / "settings.json").is_file():
+            return None
+        from lacache_gguf.checkpoint import fingerprint
+
+        found = find_calibration(folder, fingerprint(model), n_ctx)
+        if found is None:
+            return None
+        from lacache_app.evaluate.memory_spec import parse_memory
+
+        return parse_memory(found.memory).make_policy(n_layer, n_ctx), found.sentence
+    except (LacacheError, OSError) as error:
+        _log.warning("the stored calibration of %s is not used: %s", model.name, error)
+        return None
+
+
+def _entries(stored: dict[str, Any], fingerprint: str) -> list[Calibration]:
+    """The findings for a model; what makes no sense is left out."""
+    names = {field.name: field.type for field in dataclasses.fields(Calibration)}
+    found = []
+    entries = stored.get(fingerprint)
+    for values in entries if isinstance(entries, list) else ():
+        try:
+            entry = Calibration(**{name: values[name] for name in names})
+            is_sound = isinstance(entry.memory, str) and isinstance(entry.n_ctx, int) and entry.n_ctx > 0
+            numbers = (entry.gain, entry.gain_low, entry.gain_high)
+            is_sound = is_sound and all(isinstance(number, float | int) for number in numbers)
+        except (TypeError, KeyError):
+            is_sound = False
+        if is_sound:
+            found.append(entry)
+        else:
+            _log.warning("a stored calibration makes no sense and is left out: %.200r", values)
+    return found

@@ -1,0 +1,223 @@
+"""`lacache calibrate`: the search keeps what is better on text it did not see, within its time, and it is used then."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lacache_app import calibrated, cli
+from lacache_app.calibrated import Calibration, find_calibration, forget_calibrations, save_calibration
+from lacache_app.evaluate import search as searching
+from lacache_app.evaluate.bench import Bench
+from lacache_app.evaluate.memory_spec import DEFAULT, parse_size
+from lacache_app.evaluate.runner import Stopped
+from lacache_app.evaluate.search import Clock, search
+from lacache_app.paths import data_dir
+from loopback_hub import gguf_bytes
+
+from lacache_gguf.checkpoint import fingerprint
+from lacache_gguf.errors import UsageError
+from lacache_gguf.policies import Ladder
+
+MODEL = {
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
+}
+FOUND = Calibration("ladder:recent=25%", 512, 0.02, 0.01, 0.03, "mails.txt", 9000, "2026-01-31", "0.1.0")
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes(metadata=MODEL))
+    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
+    return path
+
+
+@pytest.fixture
+def bench(fake_engine, model) -> Any:
+    """The stand-in: the more different tokens a memory holds, the surer it is of "a"."""
+    with Bench({"model": str(model)}, model, fake_engine) as found:
+        yield found
+
+
+@pytest.fixture
+def lacache(capsys) -> Any:
+    def call(*args: object) -> tuple[int, str, str]:
+        code = cli.main([str(arg) for arg in args])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def text(n: int, letter: str = "a") -> np.ndarray:
+    return np.full(n, ord(letter), dtype=np.int32)
+
+
+def silent(_n: int, _engine: Any) -> None:
+    pass
+
+
+# ---- the search ------------------------------------------------------------------------------------------------------
+
+
+def test_what_holds_more_is_found_and_checked_on_other_text(bench) -> None:
+    notes: list[str] = []
+    candidates = ("sink_window", "ladder:recent=none", "ladder:recent=75%")
+    found = search(
+        bench, text(6000), parse_size("256"), Clock(600), silent, candidates=candidates, note=notes.append
+    )  # fmt: skip
+    assert found.winner == "ladder:recent=none"
+    assert found.is_better
+    assert found.held_out.value < 0
+    assert found.table[0][0] == found.winner
+    assert [n for _, n, _ in found.table] == sorted((n for _, n, _ in found.table), reverse=True)
+    assert found.n_tokens_held_out > 0
+    assert "round 1: 3 read" in notes[0]
+
+
+def test_the_default_stays_if_nothing_is_better(bench) -> None:
+    found = search(bench, text(6000), parse_size("256"), Clock(600), silent, candidates=("sink_window",))
+    assert found.winner == DEFAULT
+    assert not found.is_better
+    assert math.isnan(found.held_out.value)
+
+
+def test_no_luck_is_kept(bench) -> None:
+    """Text on which what a memory holds does not matter: the winner of the search is not better on the rest."""
+    found = search(bench, text(6000, "z"), parse_size("256"), Clock(600), silent, candidates=("sink_window", "tova"))
+    assert not found.is_better or found.held_out.high < 0
+
+
+def test_search_and_check_share_no_token() -> None:
+    for n in (1100, 2000, 6000, 100_000):
+        for affordable in (0, 20_000, 10**9):
+            seen, unseen = searching._stretches(np.arange(n), 256, affordable, 18)
+            used = np.concatenate([*seen, *unseen])
+            assert len(np.unique(used)) == len(used)
+            assert max(part.max() for part in seen) < min(part.min() for part in unseen)
+            assert len({len(part) for part in (*seen, *unseen)}) == 1
+            assert (len(seen[0]) - 1) % 256 == 0
+
+
+def test_time_is_kept(bench) -> None:
+    """A clock that an engine's token moves: no more is read than there was time for, and the check has its share."""
+    seconds = 0.0
+
+    def tick(n: int, _engine: Any) -> None:
+        nonlocal seconds
+        seconds += n / 100
+
+    clock = Clock(100, now=lambda: seconds)
+    names = tuple(f"ladder:recent={n}" for n in range(30, 100, 5))
+    found = search(bench, text(60_000), parse_size("256"), clock, tick, candidates=names)
+    assert seconds <= 100
+    assert found.n_tokens_held_out > 0 or found.winner == DEFAULT
+    assert 0 < len(found.table) < len(names)
+
+
+def test_too_little_text_or_time(bench) -> None:
+    with pytest.raises(UsageError, match="give a longer text or a smaller memory"):
+        search(bench, text(900), parse_size("256"), Clock(600), silent)
+    seconds = iter(range(0, 10**6, 1000))
+    with pytest.raises(UsageError, match="no time to try anything"):
+        search(bench, text(6000), parse_size("256"), Clock(10, now=lambda: next(seconds)), silent)
+
+
+def test_impossible_candidates_are_left_out(bench) -> None:
+    notes: list[str] = []
+    names = ("ladder:span=77", "ladder:recent=none", "ladder:recent=128")
+    found = search(bench, text(6000), parse_size("256"), Clock(600), silent, candidates=names, note=notes.append)
+    assert "left out: ladder:span=77" in notes[0]
+    assert [name for name, _, _ in found.table] == ["ladder:recent=none"]  # the third is the default
+
+
+def test_all_candidates_are_understood(bench) -> None:
+    notes: list[str] = []
+    trials = searching._trials(bench, parse_size("1024"), 16, ("f16", "f16"), searching.CANDIDATES, notes.append)
+    assert notes == []
+    assert len(trials) >= len(searching.CANDIDATES) - 1
+
+
+def test_a_stop_ends_it(bench) -> None:
+    def stop(_n: int, _engine: Any) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        search(bench, text(6000), parse_size("256"), Clock(600), stop)
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_findings_are_of_a_model_and_a_budget(tmp_path) -> None:
+    save_calibration(tmp_path, "m1", FOUND)
+    other = Calibration("tova", 2048, 0.1, 0.05, 0.2, "t", 1, "2026-01-31", "0.1.0")
+    save_calibration(tmp_path, "m1", other)
+    assert find_calibration(tmp_path, "m1", 512) == FOUND
+    assert find_calibration(tmp_path, "m1", 256) == find_calibration(tmp_path, "m1", 1000) == FOUND
+    assert find_calibration(tmp_path, "m1", 1100) == other
+    assert find_calibration(tmp_path, "m1", 255) is None
+    assert find_calibration(tmp_path, "m2", 512) is None
+    again = Calibration("h2o", 512, 0.1, 0.05, 0.2, "t", 1, "2026-02-01", "0.1.0")
+    save_calibration(tmp_path, "m1", again)
+    assert find_calibration(tmp_path, "m1", 512) == again
+    assert forget_calibrations(tmp_path, "m1") == 2
+    assert forget_calibrations(tmp_path, "m1") == 0
+    assert find_calibration(tmp_path, "m1", 512) is None
+
+
+def test_what_makes_no_sense_stops_nobody(tmp_path, model, caplog) -> None:
+    from lacache_app.settings import save_value
+
+    for stored in ([], {"m1": 3}, {"m1": [{"memory": 1}]}, {"m1": [{**FOUND.__dict__, "n_ctx": "many"}]}):
+        save_value(tmp_path, "calibrated", stored)
+        assert find_calibration(tmp_path, "m1", 512) is None
+    unknown = Calibration("staircase", 512, 0.1, 0.05, 0.2, "t", 1, "2026-01-31", "0.1.0")
+    save_calibration(data_dir(), fingerprint(model), unknown)
+    assert calibrated.calibrated_policy(model, 30, 512) is None
+    assert "'staircase' is unknown" in caplog.text
+
+
+def test_the_command_finds_keeps_and_forgets(fake_engine, model, lacache, tmp_path) -> None:
+    novel = tmp_path / "novel.txt"
+    novel.write_text("a" * 6000, encoding="utf-8")
+    args = ("calibrate", "--text", novel, "-c", 256, "--minutes", 5)
+    memories = ("--memory", "ladder:recent=none", "--memory", "sink_window")
+    code, out, err = lacache(*args, *memories, "--dry-run")
+    assert code == 0, err
+    assert "ladder:recent=none, loss less the default's on" in out
+    assert find_calibration(data_dir(), fingerprint(model), 256) is None
+    code, out, _ = lacache(*args, *memories)
+    assert code == 0
+    assert "kept: used for fake with 128 to 512 cells" in out
+    found = find_calibration(data_dir(), fingerprint(model), 256)
+    assert (found.memory, found.n_ctx, found.text) == ("ladder:recent=none", 256, "novel.txt")
+    assert 0 < found.gain_low <= found.gain <= found.gain_high
+    assert calibrated.calibrated_policy(model, 30, 256)[0] == Ladder(span=15)
+    code, out, _ = lacache(*args, "--memory", "sink_window")
+    assert code == 0
+    assert "it stays" in out
+    code, _, err = lacache("calibrate", "--forget")
+    assert (code, "1 findings dropped" in err) == (0, True)
+    assert calibrated.calibrated_policy(model, 30, 256) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (("-c", "256,512"), "one at a time"),
+        (("--minutes", "0"), "'0' is not a number from 0.1"),
+        (("--text", "nowhere.txt"), "no file 'nowhere.txt'"),
+    ],
+)
+def test_usage_errors(fake_engine, model, lacache, args, error) -> None:
+    code, out, err = lacache("calibrate", *args)
+    assert (code, out) == (2, "")
+    assert error in err
