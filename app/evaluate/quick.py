@@ -74,7 +74,7 @@ def quick_table(cases: Sequence[QuickCase], run: Run) -> str:
             share = percent(mean_of_trials(scores)) if scores else MISSING
             cells, n_bytes = f"{setup.n_ctx:,}", setup.kv_bytes
             if spec.is_full:
-                cells, n_bytes = "all", max([n_bytes, *(row["full_kv_bytes"] for _, row in done)])
+                cells, n_bytes = "all", max([n_bytes, *(row.get("full_kv_bytes", 0) for _, row in done)])
             kept = f"{sum(scores):g}/{len(scores)}" if scores else MISSING
             rows.append([spec.name, cells, mib(n_bytes), *guesses, kept, share])
         n_tokens = max((row["n_predicted"] for _, row in done), default=0)
