@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -36,6 +37,27 @@ def check_compacted(before: Cache, after: Cache, keep: np.ndarray, layers: list[
         delta = np.arange(n_kept) - before.pos[source]
         _check_rows(before.k[il], after.k[il], source, layers[il], delta, f"layer {il}")
         assert np.array_equal(after.v[il].raw, before.v[il].raw[source]), f"V of layer {il}"
+
+
+def random_head_plan(
+    rng: np.random.Generator, n_layer: int, n_head: int, n_cells: int, n_kept: int, n_pinned: int = 0
+) -> np.ndarray:
+    """keep int32 [n_layer, n_head, n_kept]: another random choice in every layer and head."""
+    return random_plan(rng, n_layer * n_head, n_cells, n_kept, n_pinned).reshape(n_layer, n_head, n_kept)
+
+
+def check_compacted_heads(before: Cache, after: Cache, keep: np.ndarray, layers: list[Layer]) -> None:
+    """As check_compacted, for keep [n_layer, n_head_kv, n_kept]: every head is a cache of its own."""
+    for h in range(keep.shape[1]):
+        heads = [replace(layer, n_head_kv=1) for layer in layers]
+        check_compacted(_one_head(before, keep.shape[1], h), _one_head(after, keep.shape[1], h), keep[:, h], heads)
+
+
+def _one_head(cache: Cache, n_head: int, h: int) -> Cache:
+    def pick(rows: Rows) -> Rows:
+        return Rows(rows.type, np.ascontiguousarray(rows.raw.reshape(len(rows.raw), n_head, -1)[:, h]))
+
+    return Cache(cache.pos, [pick(rows) for rows in cache.k], [pick(rows) for rows in cache.v], cache.v_trans)
 
 
 def check_shifted(before: Cache, after: Cache, shift: int, layers: list[Layer]) -> None:

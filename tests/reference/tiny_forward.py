@@ -33,10 +33,11 @@ class TinyForward:
         self.attention: list[np.ndarray] = [np.empty(0) for _ in self.layers]  # of the last token, [n_head, n_cells]
 
     def compact(self, keep: np.ndarray) -> None:
-        """Keep cells keep[layer] of every layer."""
+        """Keep cells keep[layer] of every layer, or keep[layer][head] of every KV head."""
         for memory in (self.keys, self.values):
-            for il, row in enumerate(keep):
-                memory[il] = [memory[il][i] for i in row]
+            for il, row in enumerate(np.asarray(keep)):
+                heads = np.arange(memory[il][0].shape[0])
+                memory[il] = list(np.stack(memory[il])[row.T if row.ndim == 2 else row[:, None], heads])
 
     def decode(self, tokens: np.ndarray | list[int]) -> np.ndarray:
         """Logits [n_tokens, n_vocab] of tokens that follow what is remembered."""

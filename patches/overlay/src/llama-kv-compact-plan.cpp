@@ -15,6 +15,7 @@ llama_compact_status llama_kv_compact_plan_attn(
                   llama_seq_id   seq_id,
                  const int32_t * keep,
                        int32_t   n_layer,
+                       int32_t   n_head,
                        int32_t   n_kept,
          llama_kv_compact_plan & plan) {
     const auto & cells = kv.get_cells(seq_id);
@@ -31,15 +32,18 @@ llama_compact_status llama_kv_compact_plan_attn(
 
     plan.strm   = kv.get_stream(seq_id);
     plan.seq_id = seq_id;
+    plan.n_head = n_head;
 
-    std::vector<const int32_t *> first; // first row of each distinct pattern
+    std::vector<const int32_t *> first; // first layer of each distinct pattern
     int32_t i_min = n_kept;             // cells below it stay as they are in every layer
 
+    const size_t n_box = (size_t) n_head*n_kept; // of one layer
+
     for (int32_t il = 0; il < n_layer; ++il) {
-        const int32_t * row = keep + (size_t) il*n_kept;
+        const int32_t * box = keep + il*n_box;
 
         const auto it = std::find_if(first.begin(), first.end(), [&](const int32_t * other) {
-            return std::equal(row, row + n_kept, other);
+            return std::equal(box, box + n_box, other);
         });
 
         plan.index.push_back(it - first.begin());
@@ -48,36 +52,43 @@ llama_compact_status llama_kv_compact_plan_attn(
             continue;
         }
 
-        for (int32_t i = 0; i < n_kept; ++i) {
-            if (row[i] < 0 || row[i] >= n_cells) {
-                return LLAMA_COMPACT_ERR_RANGE;
-            }
-            if (i > 0 && row[i] <= row[i - 1]) {
-                return LLAMA_COMPACT_ERR_ORDER;
+        for (int32_t h = 0; h < n_head; ++h) {
+            const int32_t * row = box + (size_t) h*n_kept;
+
+            for (int32_t i = 0; i < n_kept; ++i) {
+                if (row[i] < 0 || row[i] >= n_cells) {
+                    return LLAMA_COMPACT_ERR_RANGE;
+                }
+                if (i > 0 && row[i] <= row[i - 1]) {
+                    return LLAMA_COMPACT_ERR_ORDER;
+                }
             }
         }
 
         llama_kv_compact_rows rows;
 
-        // row[i] >= i, so a block of destinations never holds a source of a later block
+        // row[i] >= i, so a block of destinations never holds a source of a later block; heads do not meet
         for (int32_t i = 0; i < n_kept; ++i) {
-            const int32_t delta = i - pos[row[i]];
+            for (int32_t h = 0; h < n_head; ++h) {
+                const int32_t j     = box[(size_t) h*n_kept + i];
+                const int32_t delta = i - pos[j];
 
-            if (row[i] == i && delta == 0) {
-                continue;
+                if (j == i && delta == 0) {
+                    continue;
+                }
+
+                i_min = std::min(i_min, i);
+
+                rows.src  .push_back(cell[j]*n_head + h);
+                rows.dst  .push_back(cell[i]*n_head + h);
+                rows.delta.push_back(delta);
+
+                rows.moves |= j != i;
+                rows.turns |= delta != 0;
             }
-
-            i_min = std::min(i_min, i);
-
-            rows.src  .push_back(cell[row[i]]);
-            rows.dst  .push_back(cell[i]);
-            rows.delta.push_back(delta);
-
-            rows.moves |= row[i] != i;
-            rows.turns |= delta != 0;
         }
 
-        first.push_back(row);
+        first.push_back(box);
         plan.rows.push_back(std::move(rows));
     }
 

@@ -70,5 +70,26 @@ const char * llama_kv_cache::compact_reason() const {
 }
 
 const char * llama_kv_cache::compact_head_reason() const {
-    return "plans per KV head are not there yet";
+    const int64_t n_head = n_head_kv();
+
+    if (n_head == 0) {
+        return "its layers have different numbers of KV heads";
+    }
+    for (const auto & layer : layers) {
+        for (const auto * t : { layer.k, layer.v }) {
+            const bool    is_k  = t == layer.k;
+            const int64_t n_dim = is_k ? hparams.n_embd_head_k(layer.il) : hparams.n_embd_head_v(layer.il);
+
+            if (t->ne[0] != n_dim*n_head) {
+                return "its KV rows are more than one head after another";
+            }
+            if (v_trans && !is_k) {
+                continue;
+            }
+            if (n_dim % ggml_blck_size(t->type) != 0 || ggml_row_size(t->type, n_dim) % sizeof(float) != 0) {
+                return "a KV head is not a whole number of quantization blocks and of 4 bytes with this KV type; use f16";
+            }
+        }
+    }
+    return nullptr;
 }

@@ -69,7 +69,9 @@ ggml_tensor * llama_kv_compact_rotate(
     GGML_ASSERT(n_turn == n || n_turn == 1);
 
     // one angle for all rows: they are so many heads of one position, and its sines and cosines are computed once
-    cur = ggml_reshape_3d(ctx, cur, hparams.n_embd_head_k(il), hparams.n_head_kv(il)*(n/n_turn), n_turn);
+    const int64_t n_dim = hparams.n_embd_head_k(il);
+
+    cur = ggml_reshape_3d(ctx, cur, n_dim, n_embd/n_dim*(n/n_turn), n_turn);
 
     // quantized K is stored in a Hadamard-rotated basis; the matrix is its own inverse
     if (rot) {

@@ -9,7 +9,6 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
-#include <numeric>
 
 // bytes of one intermediate tensor; at most three of them live at a time
 static constexpr size_t COMPACT_BLOCK_BYTES = 8u*1024*1024;
@@ -18,16 +17,18 @@ static constexpr size_t COMPACT_BLOCK_BYTES = 8u*1024*1024;
 // graph
 //
 
-// the rows of a 2D cache tensor as 32-bit words: copies keep every bit, whatever the type
-static ggml_tensor * view_raw(ggml_context * ctx, ggml_tensor * t) {
-    ggml_tensor * res = ggml_view_2d(ctx, t, t->ne[0], t->ne[1], t->nb[1], 0);
+// the rows of a 2D cache tensor, or the rows of its n_head heads
+static ggml_tensor * view_rows(ggml_context * ctx, ggml_tensor * t, int64_t n_head) {
+    return ggml_view_2d(ctx, t, t->ne[0]/n_head, t->ne[1]*n_head, t->nb[1]/n_head, 0);
+}
+
+// rows as 32-bit words: copies keep every bit, whatever the type
+static ggml_tensor * view_raw(ggml_context * ctx, ggml_tensor * t, int64_t n_head) {
+    ggml_tensor * res = view_rows(ctx, t, n_head);
 
     res->type  = GGML_TYPE_F32;
-    res->ne[0] = t->nb[1]/sizeof(float);
+    res->ne[0] = res->nb[1]/sizeof(float);
     res->nb[0] = sizeof(float);
-    res->nb[1] = t->nb[1];
-    res->nb[2] = t->nb[1]*t->ne[1];
-    res->nb[3] = res->nb[2];
 
     return res;
 }
@@ -45,7 +46,8 @@ llama_kv_compact_graph llama_kv_cache::compact_graph(const llama_kv_compact_plan
 
     int64_t n_rows  = 0;
     int64_t n_embd  = 1; // widest K or V row
-    int64_t n_dims  = 0; // widest V row
+    int64_t n_dims  = 0; // channels of the widest V row, or heads
+    int64_t n_unit  = 1; // channels of one of them
     int64_t n_cells = 0; // widest [lo, hi)
 
     for (size_t p = 0; p < plan.rows.size(); ++p) {
@@ -58,22 +60,23 @@ llama_kv_compact_graph llama_kv_cache::compact_graph(const llama_kv_compact_plan
             const auto [src_min, src_max] = std::minmax_element(rows.src.begin(), rows.src.end());
             const auto [dst_min, dst_max] = std::minmax_element(rows.dst.begin(), rows.dst.end());
 
-            inp.lo = std::min(*src_min, *dst_min);
-            inp.hi = std::max(*src_max, *dst_max) + 1;
+            inp.lo = std::min(*src_min, *dst_min)/plan.n_head;
+            inp.hi = std::max(*src_max, *dst_max)/plan.n_head + 1;
 
             n_cells = std::max(n_cells, inp.hi - inp.lo);
         }
     }
 
     for (const auto & layer : layers) {
-        n_embd = std::max({ n_embd, layer.k->ne[0], layer.v->ne[0] });
-        n_dims = std::max(n_dims, layer.v->ne[0]);
+        n_embd = std::max({ n_embd, layer.k->ne[0]/plan.n_head, layer.v->ne[0]/plan.n_head });
+        n_dims = std::max(n_dims, plan.n_head > 1 ? plan.n_head : layer.v->ne[0]);
+        n_unit = std::max(n_unit, plan.n_head > 1 ? layer.v->ne[0]/plan.n_head : 1);
     }
 
     const int64_t n_block = COMPACT_BLOCK_BYTES/sizeof(float);
 
     res.n_rows_blk = std::max<int64_t>(1, n_block/n_embd);
-    res.n_dims_blk = std::max<int64_t>(1, n_block/std::max<int64_t>(1, n_cells));
+    res.n_dims_blk = std::max<int64_t>(1, n_block/std::max<int64_t>(1, n_cells*n_unit));
 
     res.n_blocks = std::max(
             (n_rows + res.n_rows_blk - 1)/res.n_rows_blk,
@@ -126,18 +129,18 @@ ggml_cgraph * llama_kv_cache::compact_build(
             }
         }
         if (inp.hi > inp.lo) {
-            inp.perm = new_input(ctx, GGML_TYPE_I32, inp.hi - inp.lo);
+            inp.perm = new_input(ctx, GGML_TYPE_I32, inp.hi - inp.lo, plan.n_head);
         }
     }
 
     const auto move_raw = [&](ggml_tensor * t, const llama_kv_compact_inputs & inp) {
-        ggml_tensor * raw = view_raw(ctx, t);
+        ggml_tensor * raw = view_raw(ctx, t, plan.n_head);
         ggml_build_forward_expand(gf, ggml_set_rows(ctx, raw, ggml_get_rows(ctx, raw, inp.src), inp.dst));
     };
 
     const auto move_turned = [&](ggml_tensor * t, const llama_kv_compact_inputs & inp, uint32_t il) {
-        ggml_tensor * cur = ggml_get_rows(ctx, t, inp.src); // F32; all rows are read before one is written
-        ggml_tensor * res = t;
+        ggml_tensor * res = view_rows(ctx, t, plan.n_head);
+        ggml_tensor * cur = ggml_get_rows(ctx, res, inp.src); // F32; all rows are read before one is written
 
         const auto turn = [&](int64_t i0, int64_t n, ggml_tensor * dst, ggml_tensor * delta) {
             ggml_tensor * part = ggml_view_2d(ctx, cur, cur->ne[0], n, cur->nb[1], i0*cur->nb[1]);
@@ -175,17 +178,27 @@ ggml_cgraph * llama_kv_cache::compact_build(
             }
         }
 
-        // transposed V [kv_size, n_embd_v]: blocks of channels instead of cells
+        // transposed V [kv_size, n_embd_v]: blocks of channels, or heads, instead of cells
+        const int64_t n_unit = plan.n_head > 1 ? v->ne[0]/plan.n_head : 1;
+
         const int64_t d0 = i_block*graph.n_dims_blk;
-        const int64_t nd = std::min(graph.n_dims_blk, v->ne[0] - d0);
+        const int64_t nd = std::min(graph.n_dims_blk, v->ne[0]/n_unit - d0);
 
         if (inp.perm && rows.moves && nd > 0) {
             const size_t nb0 = ggml_type_size(v->type);
             const size_t nb1 = nb0*get_size();
 
-            ggml_tensor * vt  = ggml_view_2d(ctx, v, inp.hi - inp.lo, nd, nb1, d0*nb1 + inp.lo*nb0);
+            const int64_t n_cells = inp.hi - inp.lo;
+
+            // [n_cells, channels, heads], one permutation a head
+            const int64_t n_ch = plan.n_head > 1 ? n_unit : nd;
+            const int64_t n_hd = plan.n_head > 1 ? nd : 1;
+
+            ggml_tensor * perm = ggml_view_2d(ctx, inp.perm, n_cells, n_hd, inp.perm->nb[1], plan.n_head > 1 ? d0*inp.perm->nb[1] : 0);
+
+            ggml_tensor * vt  = ggml_view_3d(ctx, v, n_cells, n_ch, n_hd, nb1, nb1*n_ch, d0*n_unit*nb1 + inp.lo*nb0);
             ggml_tensor * cur = ggml_cont(ctx, ggml_transpose(ctx, vt));
-            cur = ggml_get_rows(ctx, cur, inp.perm); // F32 [nd, hi - lo]
+            cur = ggml_get_rows(ctx, cur, perm); // F32 [channels, n_cells, heads]
             ggml_build_forward_expand(gf, ggml_cpy(ctx, ggml_transpose(ctx, cur), vt));
         }
     }
@@ -222,10 +235,15 @@ void llama_kv_cache::compact_set_inputs(const llama_kv_compact_plan & plan, cons
         }
 
         if (inp.perm) {
-            std::vector<int32_t> perm(inp.hi - inp.lo);
-            std::iota(perm.begin(), perm.end(), 0);
+            const int64_t n_cells = inp.hi - inp.lo;
+
+            std::vector<int32_t> perm(n_cells*plan.n_head);
+            for (int64_t i = 0; i < (int64_t) perm.size(); ++i) {
+                perm[i] = i % n_cells;
+            }
             for (size_t i = 0; i < rows.src.size(); ++i) {
-                perm[rows.dst[i] - inp.lo] = rows.src[i] - inp.lo;
+                const int64_t h = rows.dst[i] % plan.n_head;
+                perm[h*n_cells + rows.dst[i]/plan.n_head - inp.lo] = rows.src[i]/plan.n_head - inp.lo;
             }
             set(inp.perm, perm.data());
         }

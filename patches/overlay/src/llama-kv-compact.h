@@ -14,9 +14,10 @@ struct llama_model;
 // What a compaction does to one llama_kv_cache: rows that move, then the cell table. Physical cells of one stream.
 
 // rows of one layer that move or turn, none of which is read after another one of them has been written over it
+// where every KV head has its own plan, a row is that of one head: number cell*n_head + head
 struct llama_kv_compact_rows {
-    std::vector<int32_t> src;   // [n_rows] cell to read
-    std::vector<int32_t> dst;   // [n_rows] cell to write
+    std::vector<int32_t> src;   // [n_rows] row to read
+    std::vector<int32_t> dst;   // [n_rows] row to write
     std::vector<int32_t> delta; // [n_rows] new position - old position
 
     bool moves = false; // any src != dst
@@ -26,6 +27,7 @@ struct llama_kv_compact_rows {
 struct llama_kv_compact_plan {
     uint32_t     strm   = 0;
     llama_seq_id seq_id = 0;
+    int32_t      n_head = 1; // rows per cell
 
     std::vector<llama_kv_compact_rows> rows;  // distinct patterns: layers of a ladder share a few
     std::vector<uint32_t>              index; // [n_layer] which pattern a layer follows
@@ -34,12 +36,13 @@ struct llama_kv_compact_plan {
     std::vector<uint32_t>                       rm;  // cells that the sequence leaves
 };
 
-// full attention: keep [n_layer, n_kept] names cells of the sequence in order of position
+// full attention: keep [n_layer, n_head, n_kept] names cells of the sequence in order of position
 llama_compact_status llama_kv_compact_plan_attn(
           const llama_kv_cache & kv,
                   llama_seq_id   seq_id,
                  const int32_t * keep,
                        int32_t   n_layer,
+                       int32_t   n_head,
                        int32_t   n_kept,
          llama_kv_compact_plan & plan);
 
@@ -71,14 +74,14 @@ struct llama_kv_compact_inputs {
     int64_t lo = 0;
     int64_t hi = 0;
 
-    ggml_tensor * perm = nullptr; // I32 [hi - lo]
+    ggml_tensor * perm = nullptr; // I32 [hi - lo, n_head]
 };
 
 // how a plan is cut into blocks, and what the graph of the current block reads
 struct llama_kv_compact_graph {
     int64_t n_blocks   = 0;
-    int64_t n_rows_blk = 0; // cells per block
-    int64_t n_dims_blk = 0; // channels of transposed V per block
+    int64_t n_rows_blk = 0; // rows per block
+    int64_t n_dims_blk = 0; // channels of transposed V per block; heads, where every head has its own plan
 
     std::vector<llama_kv_compact_inputs> inps; // one per pattern
 
@@ -97,7 +100,7 @@ ggml_tensor * llama_kv_compact_rope(
                 ggml_tensor * delta,
                    uint32_t   il);
 
-// turn K rows, F32 [n_embd_k_gqa, n], in place where that is possible
+// turn K rows, F32 [a multiple of head_dim, n], in place where that is possible
 ggml_tensor * llama_kv_compact_rotate(
         const llama_model   & model,
         const llama_cparams & cparams,

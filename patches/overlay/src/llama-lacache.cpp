@@ -124,7 +124,7 @@ static llama_compact_status compact_impl(
     llama_kv_compact_plan plan;
     llama_kv_compact_plan plan_swa;
 
-    auto status = llama_kv_compact_plan_attn(*parts.attn, seq_id, keep, n_layer, n_kept, plan);
+    auto status = llama_kv_compact_plan_attn(*parts.attn, seq_id, keep, n_layer, n_head, n_kept, plan);
 
     const llama_pos shift = n_kept - 1 - parts.attn->seq_pos_max(seq_id);
 
