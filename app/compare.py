@@ -33,14 +33,25 @@ if TYPE_CHECKING:
 
 N_MAX = 4
 """Most contenders of one comparison."""
-NAMES = {"ladder": "Ladder", "sink_window": "First and newest", "full": "Full cache"}
+NAMES = {
+    "ladder": "Ladder",
+    "sink_window": "First and newest",
+    "full": "Full cache",
+    "scored_ladder": "Scored ladder",
+    "keydiff": "KeyDiff",
+    "tova": "TOVA",
+    "h2o": "H2O",
+    "snapkv": "SnapKV",
+    "cascade": "Cascade",
+    "random": "By lot",
+}
 SAMPLING = {"temperature": 0.0, "repeat_penalty": 1.1, "seed": 0}
 """The likeliest token each time: a difference between two answers is then a difference between two memories."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A kind of memory. `span` ... `n_recent` are the policy's, None = its default. Raises UsageError for nonsense."""
+    """A kind of memory. `span` ... `heads` are the policy's, None = its default. Raises UsageError for nonsense."""
 
     policy: str = "ladder"
     type_k: str = "f16"
@@ -49,6 +60,8 @@ class Contender:
     overlap: int | None = None
     n_sink: int | None = None
     n_recent: int | None = None
+    score: str | None = None
+    heads: str | None = None
 
     def __post_init__(self) -> None:
         if self.policy not in NAMES:
@@ -68,9 +81,9 @@ class Contender:
             words.append(f"K {self.type_k}, V {self.type_v}")
         return ", ".join(words)
 
-    def fields(self) -> dict[str, int]:
+    def fields(self) -> dict[str, int | str]:
         """The policy's settings that were given."""
-        names = ("span", "overlap", "n_sink", "n_recent")
+        names = ("span", "overlap", "n_sink", "n_recent", "score", "heads")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def make_policy(self, n_layer: int, n_ctx: int) -> Policy | None:
@@ -160,7 +173,9 @@ class Event:
 
 def parse_contender(text: str) -> Contender:
     """ "ladder", "sink_window:k=q8_0,v=q4_0", "ladder:span=8,overlap=4,recent=256" -> Contender. Raises UsageError."""
-    names = {"k": "type_k", "v": "type_v", "sink": "n_sink", "recent": "n_recent", "span": "span", "overlap": "overlap"}
+    names = {"k": "type_k", "v": "type_v", "sink": "n_sink", "recent": "n_recent"}
+    names |= {name: name for name in ("span", "overlap", "score", "heads")}
+    words = ("k", "v", "score", "heads")
     policy, _, rest = text.strip().lower().replace("-", "_").partition(":")
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
@@ -168,9 +183,9 @@ def parse_contender(text: str) -> Contender:
         if key not in names:
             raise UsageError(f"memory {text!r}: {key!r} is unknown; it takes {', '.join(names)}, as in ladder:span=8")
         is_number = value.isascii() and value.isdigit() and len(value) < 10
-        if key not in ("k", "v") and not is_number:
+        if key not in words and not is_number:
             raise UsageError(f"memory {text!r}: {key} is {value!r}; give a whole number")
-        values[names[key]] = value if key in ("k", "v") else int(value)
+        values[names[key]] = value if key in words else int(value)
     return Contender(policy, **values)
 
 

@@ -41,6 +41,8 @@ class Choice:
     overlap: int | None = None
     sink: int | None = None
     recent: int | None = None
+    score: str | None = None
+    heads: str | None = None
     type_k: str = "f16"
     type_v: str = "f16"
     flash_attn: str = "auto"
@@ -111,6 +113,7 @@ def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
         raise UsageError(f"policy {choice.policy!r} is unknown; choose one of {', '.join(POLICIES)}")
     kind, n_layer = POLICIES[choice.policy], shape.n_plan_layers
     given = {"span": choice.span, "overlap": choice.overlap, "n_sink": choice.sink, "n_recent": choice.recent}
+    given |= {"score": choice.score, "heads": choice.heads}
     known = {field.name for field in dataclasses.fields(kind)}
     values = {name: value for name, value in given.items() if value is not None and name in known}
     if choice.policy == "ladder":
@@ -156,6 +159,8 @@ def choice_of(shape: ModelShape, settings: EngineSettings) -> Choice:
         overlap=getattr(policy, "overlap", None),
         sink=getattr(policy, "n_sink", None),
         recent=getattr(policy, "n_recent", None),
+        score=getattr(policy, "score", None),
+        heads=getattr(policy, "heads", None),
         type_k=settings.type_k,
         type_v=settings.type_v,
         flash_attn=flash,

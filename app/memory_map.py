@@ -75,13 +75,18 @@ class Snapshot:
     overview: Strip
     recent: Strip
     held: np.ndarray = field(repr=False)  # int32 [n_distinct, n_cells], a copy
-    row_of: np.ndarray = field(repr=False)  # intp [n_layer]: the row of `held` of every layer
+    rows_of: np.ndarray = field(repr=False)  # intp [n_layer, n_head]: the row of `held` of every layer, or of its heads
     seen: np.ndarray = field(repr=False)  # int32 [n_seen]
 
     @property
     def share(self) -> np.ndarray:
         """uint8 [n_layer, n_bins] of the overview."""
         return self.overview.share
+
+    @property
+    def row_of(self) -> np.ndarray:
+        """intp [n_layer]: the row of every layer in the strips."""
+        return self.overview.row_of
 
     @property
     def n_bins(self) -> int:
@@ -92,7 +97,7 @@ class Snapshot:
 @dataclass(frozen=True, eq=False)
 class CloseUp:
     """Single tokens: pieces[i] is the text of token first + i ("" while a character is incomplete), kept bool
-    [n_layer, n] says which layers hold it."""
+    [n_layer, n] says which layers hold it, in one of their heads at least."""
 
     first: int
     pieces: tuple[str, ...]
@@ -183,12 +188,14 @@ class MemoryMap:
         for row, to in zip(snapshot.held, kept, strict=True):
             begin, end = np.searchsorted(row, (first, last))
             to[row[begin:end] - first] = True
-        return CloseUp(first, texts, kept[snapshot.row_of])
+        return CloseUp(first, texts, kept[snapshot.rows_of].any(axis=1))
 
     # ---- on the engine's thread --------------------------------------------------------------------------------
 
     def _look(self, engine: Any, stats: Stats, now: float) -> tuple[Snapshot, dict[int, bytes]]:
         held, row_of = distinct_rows(engine.held)
+        rows_of = row_of.reshape(engine.n_layer, -1)
+        row_of = rows_of if rows_of.shape[1] > 1 else row_of
         seen = np.asarray(engine.seen, dtype=np.int32)
         n_seen, n_cells = len(seen), held.shape[1]
         model = str(engine.model.name)
@@ -199,7 +206,7 @@ class MemoryMap:
             revision=self._revision,
             model=model,
             policy=engine.policy.name,
-            n_layer=len(row_of),
+            n_layer=len(rows_of),
             n_ctx=stats.n_ctx,
             n_cells=n_cells,
             n_seen=n_seen,
@@ -215,7 +222,7 @@ class MemoryMap:
             overview=strip(held, row_of, 0, n_seen, overview_bin_size(n_seen)),
             recent=recent_strip(held, row_of, n_seen, stats.n_ctx),
             held=held,
-            row_of=row_of,
+            rows_of=rows_of,
             seen=seen,
         )
         return snapshot, pieces

@@ -1,7 +1,7 @@
 """The arithmetic of the memory map: which share of every stretch of the text each layer holds.
 
-What it is: pure functions of `held`, int32 [n_layer or n_distinct, n_cells], the position of what is in every cell;
-rows ascend.
+What it is: pure functions of `held`, int32 [n_rows or n_distinct, n_cells], the position of what is in every cell; rows
+ascend. A row is a layer, or a KV head of a layer where every head keeps cells of its own.
 What it does not know: engines, threads, time.
 """
 
@@ -45,7 +45,7 @@ class Strip:
 
 
 def distinct_rows(held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the different rows of `held` as a copy, read-only [n_distinct, n_cells]; the row of every layer [n_layer])."""
+    """(the different rows of `held` as a copy, read-only [n_distinct, n_cells]; which one every row is [n_rows])."""
     found: dict[int, list[int]] = {}  # sum of a row -> numbers of rows with that sum
     layers: list[int] = []  # first layer that has the row
     row_of = np.empty(len(held), dtype=np.intp)
@@ -76,12 +76,18 @@ def recent_strip(held: np.ndarray, row_of: np.ndarray, n_seen: int, n_ctx: int) 
 
 
 def strip(held: np.ndarray, row_of: np.ndarray, first: int, last: int, bin_size: int) -> Strip:
-    """What every layer holds of tokens first .. last - 1; `first` is a multiple of `bin_size`."""
+    """What every layer holds of tokens first .. last - 1; `first` is a multiple of `bin_size`.
+
+    row_of: intp [n_layer], or [n_layer, n_head]: then a layer holds the mean of what its heads hold.
+    """
     edges = np.append(np.arange(first, last, bin_size, dtype=np.int32), np.int32(last))
     sizes = np.diff(edges)
     counts = np.empty((len(held), len(sizes)), dtype=np.int64)
     for row, to in zip(held, counts, strict=True):
         to[:] = np.diff(np.searchsorted(row, edges))
+    if row_of.ndim == 2:
+        counts, sizes = counts[row_of].sum(axis=1), sizes * row_of.shape[1]
+        row_of = np.arange(len(row_of))
     share = -(-255 * counts // np.maximum(sizes, 1))  # rounded up: a trace is never shown as nothing
     share = np.where(counts < sizes, np.minimum(share, 254), share).astype(np.uint8)  # ... nor a gap as all
     share.flags.writeable = False

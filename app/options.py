@@ -116,14 +116,19 @@ MEMORY = (
     Option(("-ub", "--ubatch-size"), "ubatch_size", "LLAMA_ARG_UBATCH", whole(1, "tokens"), "N",
            "most tokens to read at once (default: 512)", 512),
     Option(("--policy",), "policy", "LACACHE_POLICY", str, "NAME",
-           "how a full memory is thinned: ladder (default), sink_window, full (refuses)"),
+           "how a full memory is thinned: ladder (default), sink_window, full (refuses), scored_ladder, keydiff, tova, "
+           "h2o, snapkv, cascade, random"),
     Option(("--span",), "span", "LACACHE_SPAN", whole(1, "layers"), "N",
            "ladder: span S (default: half of the layers)"),
     Option(("--overlap",), "overlap", "LACACHE_OVERLAP", whole(0, "layers"), "N", "ladder: overlap O (default: 0)"),
     Option(("--sink",), "sink", "LACACHE_SINK", whole(0, "cells"), "N",
            "first cells that are never thinned (default: 4)"),
     Option(("--recent",), "recent", "LACACHE_RECENT", whole(0, "cells"), "N",
-           "ladder: newest cells that are never thinned (default: half of the memory)"),
+           "newest cells that are never thinned (default: half of the memory)"),
+    Option(("--score",), "score", "LACACHE_SCORE", one_of("keydiff", "attention"), "KIND",
+           "scored_ladder: what decides, keydiff (default) or attention"),
+    Option(("--heads",), "heads", "LACACHE_HEADS", one_of("layer", "each"), "layer|each",
+           "policies with a score: the heads of a layer keep the same cells, or each its own"),
 )
 SAMPLING = (
     Option(("-n", "--predict", "--n-predict", "--max-tokens"), "predict", "LLAMA_ARG_N_PREDICT", whole(-1, "tokens"),
@@ -140,7 +145,14 @@ SAMPLING = (
 )
 # fmt: on
 _GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
-_POLICY_FIELDS = {"span": "span", "overlap": "overlap", "sink": "n_sink", "recent": "n_recent"}
+_POLICY_FIELDS = {
+    "span": "span",
+    "overlap": "overlap",
+    "sink": "n_sink",
+    "recent": "n_recent",
+    "score": "score",
+    "heads": "heads",
+}
 
 
 def add_engine_options(parser: argparse.ArgumentParser, sampling: bool = True) -> None:

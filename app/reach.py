@@ -4,6 +4,7 @@ What it is: `reach`, which feeds plain numbers instead of tokens through the rea
 past the budget, and counts. A token is sharp while every layer holds it (the first cells, the recent window, what was
 not thinned yet), faint while some layers do. And `pages`, which turns tokens into pages of 400 words.
 What it does not know: models, files, devices. Faint says that something of a token is left, not what becomes of it.
+Scores are lots here, drawn anew each time: those of a model agree more between layers, so that fewer tokens are faint.
 
     reach(Ladder(span=15, n_recent=512), n_layer=30, n_ctx=1024)      # Reach(n_sharp=..., n_faint=...)
 """
@@ -19,7 +20,7 @@ import numpy as np
 
 from lacache_gguf.errors import PolicyError
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import Full, Policy
+from lacache_gguf.policies import Full, Ladder, Need, Policy
 
 WORDS_PER_PAGE = 400
 TOKENS_PER_WORD = 4 / 3
@@ -71,7 +72,7 @@ def _scaled(policy: Policy, n_layer: int, factor: float) -> Policy:
     """The policy with its counts of cells scaled; a ladder's published recent window is as long as there are layers."""
     fields = {field.name for field in dataclasses.fields(policy)}  # type: ignore[arg-type]
     values = {name: getattr(policy, name) for name in ("n_sink", "n_recent") if name in fields}
-    if "n_recent" in values and values["n_recent"] is None:
+    if isinstance(policy, Ladder) and values["n_recent"] is None:
         values["n_recent"] = n_layer
     return dataclasses.replace(policy, **{n: max(1, round(v * factor)) for n, v in values.items() if v})  # type: ignore[type-var]
 
@@ -85,7 +86,12 @@ def _count(policy: Policy, n_layer: int, n_ctx: int, n_ubatch: int) -> tuple[flo
 
 def _counts(policy: Policy, n_layer: int, n_ctx: int, n_ubatch: int) -> Iterator[tuple[int, int]]:
     """(sharp, faint) after every step of the last part of a read of 12 times the budget."""
-    memory = Memory(policy, n_layer, n_ctx, compact=lambda keep: None)
+    lots = np.random.default_rng(0)
+
+    def score(_need: Need) -> np.ndarray:
+        return lots.random((n_layer, 1, memory.n_cells), dtype=np.float32)
+
+    memory = Memory(policy, n_layer, n_ctx, compact=lambda keep: None, score=score)
     n_read = memory.n_read(n_ubatch)
     while memory.n_seen < _N_TIMES * n_ctx:
         memory.make_room(n_read)

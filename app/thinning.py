@@ -86,7 +86,8 @@ def thinned(engine: Engine, messages: Sequence[Message]) -> Thinned | None:
 
 
 def layers_left(held: np.ndarray, n_seen: int) -> np.ndarray:
-    """float64 [n_seen]: the share of layers that still hold each token. held: int32 [n_layer, n_cells]."""
+    """float64 [n_seen]: the share of layers (or of layers x heads) that still hold each token. held: int32 [n_rows,
+    n_cells]."""
     return np.bincount(held.ravel(), minlength=n_seen)[:n_seen] / len(held)
 
 

@@ -59,9 +59,16 @@ class FakeEngine:
         self.model = ResolvedModel(Path("fake.gguf"), "fake", "MIT", "path")
         self.sampling: dict[str, Any] = {}
         self.is_closed = False
-        self._memory = Memory(self.policy, self.n_layer, self.n_ctx, lambda keep: None)
+        self._memory = Memory(
+            self.policy, self.n_layer, self.n_ctx, lambda keep: None, n_head_kv=2, score=lambda need: self._lots()
+        )
         FakeEngine.opened.append(self)
         self.reset()
+
+    def _lots(self) -> np.ndarray:
+        """Scores for the policies that want some: float32 [n_layer, 2, n_cells]."""
+        rng = np.random.default_rng(self._memory.n_seen)
+        return rng.random((self.n_layer, 2, self._memory.n_cells), dtype=np.float32)
 
     def __enter__(self) -> FakeEngine:
         return self
@@ -228,7 +235,7 @@ class FakeEngine:
         if n_ctx != self.n_ctx:
             raise CheckpointMismatch(f"{path} is of a memory of {n_ctx} cells, this one has {self.n_ctx}")
         self.reset()
-        self._memory.restore(content["counters"], {"held": held.reshape(self.n_layer, -1)})
+        self._memory.restore(content["counters"], {"held": held.reshape(self.n_layer * self._memory.n_head, -1)})
         self._seen = content["seen"]
         return content["note"]
 

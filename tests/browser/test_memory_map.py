@@ -119,7 +119,7 @@ class NumbersOnly:
 
     def __init__(self, n_layer: int, n_ctx: int) -> None:
         self.model, self.policy = SimpleNamespace(name="numbers"), default_policy(n_layer, n_ctx)
-        self.n_ctx = n_ctx
+        self.n_layer, self.n_ctx = n_layer, n_ctx
         self.memory = Memory(self.policy, n_layer, n_ctx, lambda keep: None)
         self.seen = np.zeros(0, dtype=np.int32)
 

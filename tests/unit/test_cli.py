@@ -218,13 +218,15 @@ def test_seed_minus_1_is_a_new_one_each_time(fake_engine, lacache, page):
 
 
 def test_policy_flags(fake_engine, lacache, page):
-    from lacache_gguf.policies import Full, Ladder, SinkWindow
+    from lacache_gguf.policies import Full, KeyDiff, Ladder, ScoredLadder, SinkWindow
 
     def policy(*args: str):
         return opened(fake_engine, lacache, page, *args).settings["policy"]
 
     assert policy("--policy", "full", "-c", "4096") == Full()
     assert policy("--policy", "sink-window", "--sink", "8") == SinkWindow(n_sink=8)
+    assert policy("--policy", "keydiff", "--heads", "layer", "--recent", "64") == KeyDiff(n_recent=64, heads="layer")
+    assert policy("--policy", "scored_ladder", "--score", "attention") == ScoredLadder(score="attention")
     assert policy("--policy", "ladder") == Ladder(span=15, overlap=0, n_recent=512), (
         "the engine's default for 1,024 cells"
     )

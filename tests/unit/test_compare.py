@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lacache_app import cli
 from lacache_app.compare import (
+    NAMES,
     Contender,
     Event,
     Outcome,
@@ -26,7 +27,7 @@ from lacache_gguf.catalog import DEFAULT_MODEL, resolve
 from lacache_gguf.errors import MemoryFull, UsageError
 from lacache_gguf.events import Progress, Step
 from lacache_gguf.kv_budget import KvGeometry
-from lacache_gguf.policies import Full, Ladder, SinkWindow
+from lacache_gguf.policies import POLICIES, Full, KeyDiff, Ladder, SinkWindow
 
 MIB = 1 << 20
 pytestmark = pytest.mark.model  # sizes come from the header of the embedded model
@@ -193,6 +194,11 @@ def test_stopping_frees_the_engine(fake_engine: Any) -> None:
         ("ladder:span=8,overlap=4", Contender(span=8, overlap=4), "Ladder, span 8, overlap 4"),
         ("ladder:k=q8_0,v=q4_0", Contender(type_k="q8_0", type_v="q4_0"), "Ladder, K q8_0, V q4_0"),
         ("sink_window:sink=16", Contender("sink_window", n_sink=16), "First and newest, sink 16"),
+        (
+            "scored-ladder:score=attention,heads=each,recent=64",
+            Contender("scored_ladder", n_recent=64, score="attention", heads="each"),
+            "Scored ladder, recent 64, score attention, heads each",
+        ),
     ],
 )
 def test_memories_in_words(text: str, contender: Contender, label: str) -> None:
@@ -202,11 +208,28 @@ def test_memories_in_words(text: str, contender: Contender, label: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "lader", "ladder:spam=3", "ladder:span=", "ladder:span=-1", "ladder:span=x", "ladder:k=q9", "full:span=3"],
+    [
+        "",
+        "lader",
+        "ladder:spam=3",
+        "ladder:span=",
+        "ladder:span=-1",
+        "ladder:span=x",
+        "ladder:k=q9",
+        "full:span=3",
+        "tova:score=keydiff",
+    ],
 )
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_contender(text)
+
+
+def test_every_policy_has_a_name_and_can_be_compared() -> None:
+    assert set(NAMES) == set(POLICIES)
+    for name, kind in POLICIES.items():
+        assert type(Contender(name, n_sink=None if name == "full" else 8).make_policy(30, 1024)) is kind
+    assert Contender("keydiff", heads="layer").make_policy(30, 1024) == KeyDiff(heads="layer")
 
 
 @given(st.text("ab \n", max_size=40), st.text("ab \n", max_size=40))

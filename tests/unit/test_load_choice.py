@@ -23,7 +23,7 @@ from lacache_app.load_choice import (
 
 from lacache_gguf.errors import PolicyError, UsageError
 from lacache_gguf.kv_budget import KvGeometry, KvLayer
-from lacache_gguf.policies import Full, Ladder, SinkWindow, default_policy
+from lacache_gguf.policies import POLICIES, Full, KeyDiff, Ladder, ScoredLadder, SinkWindow, default_policy
 
 GIB = 2**30
 SMOL = ModelShape(
@@ -73,7 +73,7 @@ def test_the_slider_stays_inside_what_is_free_and_what_is_possible():
     assert budget_range(SMOL, DEFAULT, free_bytes=1).maximum >= 22.5, "the usual budget can always be chosen"
 
 
-@given(mib=st.floats(5.625, 180), policy=st.sampled_from(["ladder", "sink_window", "full"]))
+@given(mib=st.floats(5.625, 180), policy=st.sampled_from(sorted(POLICIES)))
 def test_what_was_set_is_shown_again(mib, policy):
     settings = settings_of(SMOL, dataclasses.replace(DEFAULT, budget_mib=mib, policy=policy))
     shown = choice_of(SMOL, settings)
@@ -103,6 +103,8 @@ def test_policies_and_their_settings():
     assert policy(policy="full") == Full()
     assert policy(span=8, overlap=4) == Ladder(8, 4, n_recent=512)
     assert policy(recent=0, sink=0) == Ladder(15, n_sink=0, n_recent=0)
+    assert policy(policy="scored_ladder", score="attention", span=3) == ScoredLadder(score="attention")
+    assert policy(policy="keydiff", heads="layer", recent=64) == KeyDiff(n_recent=64, heads="layer")
 
 
 @pytest.mark.parametrize(

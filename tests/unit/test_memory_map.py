@@ -18,7 +18,7 @@ from lacache_app.memory_map import MemoryMap
 from lacache_app.memory_strips import Strip
 
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import Ladder, Policy, SinkWindow, default_policy
+from lacache_gguf.policies import KeyDiff, Ladder, Policy, SinkWindow, default_policy
 
 N_LAYER = 6
 
@@ -79,6 +79,21 @@ def test_every_number_is_that_of_the_slow_loops(policy: Policy, sizes: list[int]
     assert strips.n_traced(rows, n_seen) == len(set(held.ravel().tolist()))
 
 
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_a_layer_holds_the_mean_of_its_heads(n_layer: int, n_head: int, n_cells: int, bin_size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n_seen = 2 * n_cells
+    held = np.sort([rng.choice(n_seen, n_cells, replace=False) for _ in range(n_layer * n_head)]).astype(np.int32)
+    rows, row_of = strips.distinct_rows(held)
+    strip = strips.strip(rows, row_of.reshape(n_layer, n_head), 0, n_seen, bin_size)
+    for il, line in enumerate(strip.share.tolist()):
+        tokens = held[il * n_head : (il + 1) * n_head].ravel().tolist()
+        for i, share in enumerate(line):
+            in_bin = range(i * bin_size, min((i + 1) * bin_size, n_seen))
+            n, n_all = sum(token in in_bin for token in tokens), len(in_bin) * n_head
+            assert share == (255 if n == n_all else min(254, -(-255 * n // n_all)))
+
+
 @given(st.integers(0, 10_000_000))
 def test_overview_bins_are_few_and_their_size_is_a_power_of_two(n_seen: int) -> None:
     size = strips.overview_bin_size(n_seen)
@@ -135,6 +150,20 @@ def test_a_snapshot_has_the_engines_own_numbers(fake_engine: Any) -> None:
     assert snapshot.n_first_whole >= 9
     assert np.array_equal(snapshot.held[snapshot.row_of], engine.held)
     assert snapshot.share.shape == (30, snapshot.n_bins)
+
+
+def test_heads_that_keep_cells_of_their_own_are_shown_as_layers(fake_engine: Any) -> None:
+    engine, memory_map = fake_engine(n_ctx=128, policy=KeyDiff(n_recent=16)), MemoryMap()
+    for _ in engine.read(engine.tokenize("All work and no play. " * 60)):
+        memory_map.observe(engine, force=True)
+    snapshot, held = memory_map.snapshot(), np.array(engine.held)
+    assert held.shape == (60, snapshot.n_cells)
+    assert (snapshot.n_layer, snapshot.share.shape) == (30, (30, snapshot.n_bins))
+    assert snapshot.row_of.tolist() == list(range(30))
+    assert (snapshot.n_first_whole, snapshot.n_newest_whole) == slow_whole_ends(held, snapshot.n_seen)
+    close_up = memory_map.close_up(0, 40)
+    for il, row in enumerate(close_up.kept.tolist()):
+        assert row == [token in held[2 * il] or token in held[2 * il + 1] for token in range(40)]
 
 
 def test_it_looks_five_times_a_second_at_most(fake_engine: Any, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from lacache_app import reach as reach_module
 from lacache_app.reach import Reach, pages, reach
 
 from lacache_gguf.errors import PolicyError
-from lacache_gguf.policies import Full, Ladder, SinkWindow, View, default_policy
+from lacache_gguf.policies import POLICIES, Full, Ladder, SinkWindow, View, default_policy
 
 
 @pytest.mark.parametrize("n_layer", [2, 30, 32])
@@ -17,6 +17,17 @@ def test_a_ladder_holds_more_tokens_than_cells(n_layer, n_ctx):
     assert n_ctx // 2 <= found.n_sharp < n_ctx, "at least its recent window"
     assert found.n_faint > 0
     assert found.n_sharp + found.n_faint > n_ctx, "the point of a ladder"
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"full", "ladder"}))
+def test_every_policy_can_be_counted(name):
+    """Without a model: scores are lots. What is always kept is sharp, and all layers hold as many tokens as cells."""
+    policy = POLICIES[name]()
+    found = reach(policy, 6, 512)
+    assert found.n_sharp >= (256 if getattr(policy, "n_recent", 0) is None else 1)
+    assert 512 * 15 / 16 <= found.n_sharp + found.n_faint <= 6 * 512
+    assert reach(policy, 6, 512) == found
+    reach(policy, 4, 4096)
 
 
 def test_a_window_is_sharp_and_nothing_else():
