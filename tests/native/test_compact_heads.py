@@ -56,18 +56,7 @@ def test_every_architecture(name, kind, flash_attn, tiny, rng):
 @pytest.mark.parametrize("name", ["llama-hd32", "llama-hd96", "llama-hd192"])
 def test_heads_that_share_a_block_or_a_word_are_refused(name, kind, tiny, rng):
     """32 elements of q8_0 are 34 bytes: not a whole number of 32-bit words. What is not refused is right."""
-    words = {
-        "f32": 128,
-        "f16": 64,
-        "bf16": 64,
-        "q8_0": 34,
-        "q5_1": 24,
-        "q5_0": 22,
-        "q4_1": 20,
-        "q4_0": 18,
-        "iq4_nl": 18,
-    }
-    n_blocks = int(name[8:]) // 32
+    n_values, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]]
     options = {"type_k": kind, "type_v": kind, "flash_attn": True}
     if int(name[8:]) // n_values * n_bytes % 4 == 0:
         compacted(tiny(name, n_head_kv=2), rng, **options)
