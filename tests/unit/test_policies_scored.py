@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,23 @@ from reference import scored_oracle as oracle
 
 from lacache_gguf import policies
 from lacache_gguf.errors import PolicyError
-from lacache_gguf.policies import H2O, TOVA, Cascade, KeyDiff, Need, Policy, Random, ScoredLadder, SnapKV, View, need_of
+from lacache_gguf.policies import (
+    H2O,
+    POLICIES,
+    TOVA,
+    Cascade,
+    KeyDiff,
+    Need,
+    Policy,
+    Random,
+    ScoredLadder,
+    SnapKV,
+    View,
+    need_of,
+)
 from lacache_gguf.policies.scored import Heads, lowest
 
+DOC = Path(__file__).parents[2] / "docs" / "policies.md"
 MANY = settings(max_examples=400, deadline=None, derandomize=True)
 SIZES = {
     "n_layer": st.integers(1, 5),
@@ -205,6 +220,24 @@ def test_picture_of_random_is_a_plan() -> None:
     keep = Random(n_sink=2, n_recent=4).plan(View(n_layer=4, n_cells=16, n_free=5)).keep.tolist()
     lines = ["".join("#" if cell in kept else "." for cell in range(16)) for kept in keep]
     assert re.findall(r"layer \d   ([#.]{16})", policies.random.__doc__) == lines
+
+
+def test_the_document_shows_the_same_pictures() -> None:
+    text = DOC.read_text(encoding="utf-8")
+    for module, pattern in (("scored_ladder", r"\d{16}   [#.]{16}"), ("cascade", r"all scores equal   [#.]{36}")):
+        for line in re.findall(pattern, getattr(policies, module).__doc__):
+            assert line in text
+
+
+def test_the_document_names_the_defaults() -> None:
+    rows = re.findall(
+        r"(?m)^\| `(\w+)` \| \[.* \| (layer|each) \| (\d+) \| (\d+|half of the cells) \|$", DOC.read_text("utf-8")
+    )
+    assert [name for name, *_ in rows] == ["keydiff", "tova", "h2o", "snapkv"]
+    for name, heads, n_sink, n_recent in rows:
+        policy = POLICIES[name]()
+        assert (policy.heads, policy.n_sink) == (heads, int(n_sink))
+        assert policy.n_recent == (int(n_recent) if n_recent.isdigit() else None)
 
 
 def test_examples_of_the_oracle_run() -> None:
