@@ -167,15 +167,22 @@ class Memory:
         is_newest = (held == np.arange(self.n_seen - n, self.n_seen, dtype=np.int32)).all(axis=0)
         return n if is_newest.all() else int(np.argmin(is_newest[::-1]))
 
-    def retract(self, n_tokens: int) -> None:
+    def votes(self) -> tuple[np.ndarray | None, int]:
+        """What the queries since the last plan say, to hand to `retract`; ask before the cells are freed."""
+        return self._scores.votes(self.n_cells) if self._scores else (None, 0)
+
+    def retract(self, n_tokens: int, votes: tuple[np.ndarray | None, int] = (None, 0)) -> None:
         """Take the newest `n_tokens` back, as if they had never been fed; the caller frees the cells.
 
-        What was thinned to make room for them stays thinned. Raises UsageError beyond `n_retractable`.
+        What was thinned to make room for them stays thinned, and votes that were cast still count. Raises UsageError
+        beyond `n_retractable`.
         """
         if not 0 <= n_tokens <= self.n_retractable:
             raise UsageError(f"{n_tokens} tokens cannot be taken back, {self.n_retractable} can")
         self.n_cells -= n_tokens
         self.n_seen -= n_tokens
+        if self._scores:
+            self._scores.retract(self.n_cells, *votes)
 
     def state(self) -> tuple[dict[str, int | float], dict[str, np.ndarray]]:
         """(counters, arrays) that `restore` needs, apart from policy and budget: "held" int32 [n_layer * n_head,

@@ -47,7 +47,7 @@ class Scores:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._votes: np.ndarray | None = None  # float32 [n_layer, n_head_kv, n]: cast before a checkpoint was written
+        self._votes: np.ndarray | None = None  # float32 [n_layer, n_head_kv, n]: of queries that native code lost
         self._n_votes = 0
 
     def look(self, n_cells: int) -> np.ndarray:
@@ -57,7 +57,7 @@ class Scores:
         """
         if not self._is_kept:
             return self._asked(n_cells)
-        votes, _ = self._cast(n_cells)
+        votes, _ = self.votes(n_cells)
         known = self._known[..., :n_cells]
         if votes is not None:
             known *= self.need.decay
@@ -71,6 +71,10 @@ class Scores:
             rows = keep if keep.ndim == 3 else keep[:, None]
             self._known[..., : rows.shape[-1]] = np.take_along_axis(self._known, rows, axis=-1)
 
+    def retract(self, n_cells: int, votes: np.ndarray | None, n_votes: int) -> None:
+        """Cells from `n_cells` on are taken back, and native code forgets all queries; `votes` was cast before."""
+        self._votes, self._n_votes = (None, 0) if votes is None else (votes[..., :n_cells].copy(), n_votes)
+
     def start(self, first: int, end: int) -> None:
         """Cells `first` .. `end` - 1 came in: nothing is known of them."""
         self._known[..., first:end] = 0
@@ -83,13 +87,15 @@ class Scores:
             raise LacacheError(f"{self.need.kind} scores of this model are no finite numbers; use a policy without")
         return scores
 
-    def _cast(self, n_cells: int) -> tuple[np.ndarray | None, int]:
+    def votes(self, n_cells: int) -> tuple[np.ndarray | None, int]:
         """(votes float32 [n_layer, n_head_kv, n_cells] since the last look, their number); None, 0 if there are none.
 
-        The newest `n_query` queries count. Those from before a checkpoint are known only as their mean, in which all
-        weigh the same, so this equals what an engine would say that was never saved, unless some but not all of them
-        were superseded.
+        The newest `n_query` queries count. Those from before a checkpoint, or before cells were taken back, are known
+        only as their mean, in which all weigh the same, so this equals what an engine would say that was never saved,
+        unless some but not all of them were superseded.
         """
+        if not self._is_kept:
+            return None, 0
         n_new = min(self._count(), self.need.n_query)
         votes = self._asked(n_cells) if n_new else None
         n_old = min(self._n_votes, self.need.n_query - n_new)
@@ -104,7 +110,7 @@ class Scores:
         """(number of votes, arrays) that `restore` needs; changes nothing, so that a saved engine goes on as before."""
         if not self._is_kept:
             return 0, {}
-        votes, n_votes = self._cast(n_cells)
+        votes, n_votes = self.votes(n_cells)
         empty = np.empty((*self._shape, 0), dtype=np.float32)
         return n_votes, {"scores": self._known[..., :n_cells].copy(), "votes": empty if votes is None else votes.copy()}
 

@@ -77,9 +77,12 @@ class Session:
         n_seen = self._memory.n_seen
         n_back = n_seen - n_tokens
         if n_back > 0:
-            if n_back > self._memory.n_retractable or not self._context.retract(self._memory.pos_next - n_back):
+            if n_back > self._memory.n_retractable:
                 return False
-            self._memory.retract(n_back)
+            votes = self._memory.votes()
+            if not self._context.retract(self._memory.pos_next - n_back):
+                return False
+            self._memory.retract(n_back, votes)
             self._has_logits = False
         del self.pending[max(0, n_tokens - n_seen) :]
         return True

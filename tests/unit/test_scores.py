@@ -156,6 +156,23 @@ def test_without_votes_what_was_known_stands():
     np.testing.assert_array_equal(spy.seen[1][0], first[0][:, kept])
 
 
+def test_votes_outlive_cells_that_are_taken_back():
+    policy = ScoredLadder(n_recent=8, score="attention", n_query=4)
+    memory, heads, spy = memory_of(policy, 2, 2)
+    for _ in range(16):
+        feed(memory, heads, 4)
+    expected = heads.score(policy.need)
+    votes = memory.votes()
+    memory.retract(3, votes)
+    heads.tokens, heads.queries = [row[:-3] for row in heads.tokens], []  # native code forgets its queries
+    feed(memory, heads, 2)
+    heads.queries = []
+    memory.make_room(2)
+    (seen,) = spy.seen
+    np.testing.assert_array_equal(seen[..., :61], expected[..., :61])
+    assert (seen[..., 61:] == 0).all(), "cells that came in where others were"
+
+
 def test_checkpoints_without_scores_are_refused_where_they_are_needed():
     policy = ScoredLadder(n_recent=8, score="attention", n_query=4, decay=0.5)
     memory, heads, _ = memory_of(policy, 2, 2)
