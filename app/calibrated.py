@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,30 +84,49 @@ def find_calibration(folder: Path, fingerprint: str, n_ctx: int) -> Calibration 
     return min(near, key=lambda pair: pair[0])[1] if near else None
 
 
-def calibrated_policy(model: Path, n_layer: int, n_ctx: int) -> tuple[Policy, str] | None:
+def calibrated_policy(
+    model: Path, layers_and_cells: Callable[[], tuple[int, int]], type_k: str = "f16"
+) -> tuple[Policy, str] | None:
     """The policy that was found for a model file and a budget, and a line that says so; None without a finding.
 
-    What is stored and cannot be used (by an older version, say) is logged and left out: it must not stop anybody.
+    layers_and_cells  asked for only if something was found for this model; it may raise
+
+    What is stored and cannot be used (found by another version, or not with these KV types) is logged and left out: it
+    must not stop anybody.
     """
     from lacache_app.paths import data_dir
+    from lacache_app.settings import load_value
 
     from lacache_gguf.errors import LacacheError
 
     try:
-        folder = data_dir()
-        if not (folder / "settings.json").is_file():
+        stored = load_value(folder := data_dir(), _NAME)
+        if not stored or not isinstance(stored, dict):
             return None
         from lacache_gguf.checkpoint import fingerprint
 
-        found = find_calibration(folder, fingerprint(model), n_ctx)
-        if found is None:
+        name = fingerprint(model)
+        if name not in stored:
             return None
-        from lacache_app.evaluate.memory_spec import parse_memory
-
-        return parse_memory(found.memory).make_policy(n_layer, n_ctx), found.sentence
+        n_layer, n_ctx = layers_and_cells()
+        if (found := find_calibration(folder, name, n_ctx)) is None:
+            return None
+        return _checked(found, n_layer, n_ctx, type_k), found.sentence
     except (LacacheError, OSError) as error:
         _log.warning("the stored calibration of %s is not used: %s", model.name, error)
         return None
+
+
+def _checked(found: Calibration, n_layer: int, n_ctx: int, type_k: str) -> Policy:
+    """The policy of a finding, checked as the engine does. Raises LacacheError."""
+    from lacache_app.evaluate.memory_spec import parse_memory
+
+    from lacache_gguf.key_wear import check_key_wear
+    from lacache_gguf.memory import Memory
+
+    policy = parse_memory(found.memory).make_policy(n_layer, n_ctx)
+    Memory(policy, n_layer, n_ctx, lambda keep: None, partial(check_key_wear, type_k, n_ctx))
+    return policy
 
 
 def _entries(stored: dict[str, Any], fingerprint: str) -> list[Calibration]:

@@ -199,6 +199,11 @@ def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
         )
 
 
+def is_policy_given(args: argparse.Namespace) -> bool:
+    """Whether a flag says something about the policy."""
+    return any(getattr(args, dest) is not None for dest in ("policy", *_POLICY_FIELDS))
+
+
 def is_any_given(args: argparse.Namespace) -> bool:
     """Whether a flag or an environment variable sets something about the model or its memory."""
     return any(getattr(args, option.dest) is not None or os.environ.get(option.env) for option in (*MODEL, *MEMORY))
@@ -268,9 +273,25 @@ def open_engine(args: argparse.Namespace, terminal: Terminal) -> Engine:
         from lacache_gguf import native
 
         native.set_verbose(True)
-    settings = engine_settings(args, find_model(args, terminal))
+    model = find_model(args, terminal)
+    settings = with_calibration(engine_settings(args, model), args, model, terminal)
     with terminal.waiting(f"loading {settings['model']} ..."):
         return engine_class()(**settings)
+
+
+def with_calibration(
+    settings: dict[str, Any], args: argparse.Namespace, model: Any, terminal: Terminal
+) -> dict[str, Any]:
+    """The settings, with the policy that `lacache calibrate` found where no flag chose one; says so in a line."""
+    from lacache_app.calibrated import calibrated_policy
+
+    if settings["policy"] is not None:
+        return settings
+    found = calibrated_policy(model.path, lambda: _layers_and_cells(args, model), args.cache_type_k)
+    if found is None:
+        return settings
+    terminal.note(found[1])
+    return {**settings, "policy": found[0]}
 
 
 def _n_ctx(args: argparse.Namespace, model: Any) -> int | None:
@@ -286,7 +307,12 @@ def _n_ctx(args: argparse.Namespace, model: Any) -> int | None:
 
 
 def _policy(args: argparse.Namespace, model: Any) -> Policy | None:
-    """The policy the flags describe; None (the engine's default) when none of them was given."""
+    """The policy the flags describe; None (the engine's default) when none of them was given. `args.stored_policy`, the
+    name and all settings of one that was used before, wins over both."""
+    if stored := getattr(args, "stored_policy", None):
+        from lacache_app.settings import policy_from_dict
+
+        return policy_from_dict(stored)
     given = {field: getattr(args, name) for name, field in _POLICY_FIELDS.items()}
     settings = {field: value for field, value in given.items() if value is not None}
     if args.policy is None and not settings:

@@ -17,9 +17,12 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lacache_app.host import EngineSettings
+
+if TYPE_CHECKING:
+    from lacache_gguf.policies import Policy
 
 _log = logging.getLogger(__name__)
 _FILE = "settings.json"
@@ -74,13 +77,10 @@ def as_dict(settings: EngineSettings) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> EngineSettings:
     """The inverse of `as_dict`; fields it does not know are left out. Raises what nonsense raises."""
-    from lacache_gguf.policies import POLICIES
-
     known = {field.name: field for field in dataclasses.fields(EngineSettings)}
     chosen = {name: value for name, value in values.items() if name in known}
     if policy := chosen.get("policy"):
-        fields = {name: value for name, value in policy.items() if name != "name"}
-        chosen["policy"] = POLICIES[policy["name"]](**fields)
+        chosen["policy"] = policy_from_dict(policy)
     for name in ("model", "type_k", "type_v"):
         if not isinstance(chosen.get(name, ""), str):
             raise ValueError(f"{name} is {chosen[name]!r}, not a text")
@@ -89,6 +89,13 @@ def from_dict(values: dict[str, Any]) -> EngineSettings:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ValueError(f"{name} is {value!r}, not a whole number")
     return EngineSettings(**chosen)
+
+
+def policy_from_dict(values: dict[str, Any]) -> Policy:
+    """A policy from its name and fields. Raises what nonsense raises."""
+    from lacache_gguf.policies import POLICIES
+
+    return POLICIES[values["name"]](**{name: value for name, value in values.items() if name != "name"})
 
 
 def _read(path: Path) -> dict[str, Any]:

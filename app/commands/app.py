@@ -121,7 +121,9 @@ def choose_settings(args: argparse.Namespace, folder: Path, terminal: Terminal) 
     if stored is not None and not options.is_any_given(args):
         return stored
     options.fill_defaults(args)
-    return EngineSettings(**options.engine_settings(args, options.find_model(args, terminal)))
+    model = options.find_model(args, terminal)
+    settings = options.with_calibration(options.engine_settings(args, model), args, model, terminal)
+    return EngineSettings(**settings)
 
 
 def _bind(args: argparse.Namespace) -> Any:

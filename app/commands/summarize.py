@@ -138,10 +138,8 @@ def _engine_of(job: Job, args: argparse.Namespace) -> None:
     if args.ctx_size is None and args.kv_budget is None:
         args.ctx_size = engine["n_ctx"]
     args.cache_type_k, args.cache_type_v = args.cache_type_k or engine["type_k"], args.cache_type_v or engine["type_v"]
-    names = {"name": "policy", "span": "span", "overlap": "overlap", "n_sink": "sink", "n_recent": "recent"}
-    if all(getattr(args, name) is None for name in names.values()):
-        for field, name in names.items():
-            setattr(args, name, engine["policy"].get(field))
+    if not options.is_policy_given(args):
+        args.stored_policy = engine["policy"]
 
 
 def list_jobs(jobs: Jobs, terminal: Terminal) -> int:

@@ -181,7 +181,7 @@ def test_what_makes_no_sense_stops_nobody(tmp_path, model, caplog) -> None:
         assert find_calibration(tmp_path, "m1", 512) is None
     unknown = Calibration("staircase", 512, 0.1, 0.05, 0.2, "t", 1, "2026-01-31", "0.1.0")
     save_calibration(data_dir(), fingerprint(model), unknown)
-    assert calibrated.calibrated_policy(model, 30, 512) is None
+    assert calibrated.calibrated_policy(model, lambda: (30, 512)) is None
     assert "'staircase' is unknown" in caplog.text
 
 
@@ -200,13 +200,82 @@ def test_the_command_finds_keeps_and_forgets(fake_engine, model, lacache, tmp_pa
     found = find_calibration(data_dir(), fingerprint(model), 256)
     assert (found.memory, found.n_ctx, found.text) == ("ladder:recent=none", 256, "novel.txt")
     assert 0 < found.gain_low <= found.gain <= found.gain_high
-    assert calibrated.calibrated_policy(model, 30, 256)[0] == Ladder(span=15)
+    assert calibrated.calibrated_policy(model, lambda: (30, 256))[0] == Ladder(span=15)
     code, out, _ = lacache(*args, "--memory", "sink_window")
     assert code == 0
     assert "it stays" in out
     code, _, err = lacache("calibrate", "--forget")
     assert (code, "1 findings dropped" in err) == (0, True)
-    assert calibrated.calibrated_policy(model, 30, 256) is None
+    assert calibrated.calibrated_policy(model, lambda: (30, 256)) is None
+
+
+# ---- and used --------------------------------------------------------------------------------------------------------
+
+
+def test_chat_and_summarize_use_it_and_say_so(fake_engine, model, lacache, monkeypatch) -> None:
+    import io
+    from types import SimpleNamespace
+
+    save_calibration(data_dir(), fingerprint(model), FOUND)
+    for args, policy, is_said in (
+        (("chat", "-c", 512), Ladder(span=15, n_recent=128), True),
+        (("summarize", "-", "-c", 1024), Ladder(span=15, n_recent=256), True),
+        (("chat", "-c", 512, "--policy", "ladder"), Ladder(span=15, n_recent=256), False),
+        (("chat", "-c", 512, "--recent", 100), Ladder(span=15, n_recent=100), False),
+        (("chat", "-c", 2048), None, False),
+    ):
+        stdin = SimpleNamespace(buffer=io.BytesIO(b"hello"), isatty=lambda: False)
+        monkeypatch.setattr("sys.stdin", stdin)
+        code, _, err = lacache(*args)
+        assert code == 0, err
+        assert fake_engine.opened[-1].settings["policy"] == policy, args
+        assert ("as calibrated on 2026-01-31 (loss 0.020 lower" in err) == is_said, args
+
+
+def test_a_calibration_that_cannot_be_used_stops_nobody(fake_engine, model, lacache, monkeypatch, caplog) -> None:
+    import io
+    from types import SimpleNamespace
+
+    hard = Calibration("ladder:recent=95%", 512, 0.02, 0.01, 0.03, "t", 1, "2026-01-31", "0.1.0")
+    save_calibration(data_dir(), fingerprint(model), hard)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"hello"), isatty=lambda: False))
+    code, _, _ = lacache("chat", "-c", 512, "-ctk", "q4_0")
+    assert code == 0
+    assert fake_engine.opened[-1].settings["policy"] is None
+    assert "is not used" in caplog.text
+
+
+def test_a_resumed_summary_has_all_settings_of_its_policy() -> None:
+    from argparse import ArgumentParser
+    from types import SimpleNamespace
+
+    from lacache_app import options
+    from lacache_app.commands import summarize
+
+    from lacache_gguf.policies import ScoredLadder
+
+    policy = {"name": "scored_ladder", "n_sink": 4, "n_recent": 99, "n_src": 4, "n_dst": 2, "score": "attention"}
+    job = SimpleNamespace(engine={"model": "m", "n_ctx": 512, "type_k": "f16", "type_v": "f16", "policy": policy})
+    parser = ArgumentParser()
+    summarize.configure(parser)
+    args = parser.parse_args(["--resume", "1"])
+    summarize._engine_of(job, args)
+    assert options._policy(args, None) == ScoredLadder(n_recent=99, n_src=4, n_dst=2, score="attention")
+    args = parser.parse_args(["--resume", "1", "--policy", "sink_window"])
+    summarize._engine_of(job, args)
+    assert options._policy(args, None).name == "sink_window"
+
+
+def test_the_app_starts_with_it(model, lacache) -> None:
+    from argparse import ArgumentParser
+
+    from lacache_app.commands.app import choose_settings, configure
+    from lacache_app.terminal import Terminal
+
+    save_calibration(data_dir(), fingerprint(model), FOUND)
+    parser = ArgumentParser()
+    configure(parser)
+    assert choose_settings(parser.parse_args(["-c", "512"]), data_dir(), Terminal()).policy == Ladder(15, n_recent=128)
 
 
 @pytest.mark.parametrize(
