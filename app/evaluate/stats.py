@@ -138,9 +138,10 @@ def wilson(n_right: float, n: int) -> Interval:
 
 
 def mean_of_trials(values: Sequence[float]) -> Interval:
-    """Mean of independent trials, each 0 .. 1: Wilson where all are 0 or 1, else bootstrap over the trials."""
+    """Mean of independent trials, each 0 .. 1: bootstrap over the trials, but Wilson where all are 0 or 1, and, as a
+    wide guess, where all are equal."""
     x = np.asarray(values, dtype=np.float64)
-    if len(x) == 0 or np.isin(x, (0.0, 1.0)).all():
+    if len(set(values)) < 2 or np.isin(x, (0.0, 1.0)).all():
         return wilson(float(x.sum()), len(x))
     rng = np.random.default_rng(SEED)
     means = x[rng.integers(0, len(x), (N_RESAMPLES, len(x)))].mean(axis=1)

@@ -9,7 +9,7 @@ from lacache_app.evaluate.ppl import Case
 from lacache_app.evaluate.recall import RecallCase
 from lacache_app.evaluate.runner import Run
 from lacache_app.evaluate.stats import mean_of_trials
-from lacache_app.evaluate.tables import MISSING, aligned, percent, size_title, spread
+from lacache_app.evaluate.tables import aligned, percent, size_title, spread
 from lacache_app.terminal import mib
 
 
@@ -18,16 +18,17 @@ def recall_tables(cases: Sequence[RecallCase], run: Run) -> str:
     parts, groups = [], dict.fromkeys((case.task, case.length) for case in cases)
     for task, length in groups:
         here = [case for case in cases if (case.task, case.length) == (task, length)]
-        rows = []
-        for size, name in dict.fromkeys((case.size, case.spec.name) for case in here):
-            mine = [case for case in here if (case.size, case.spec.name) == (size, name)]
-            scores = scores_of(mine, run)
-            if not scores:
+        rows, names = [], dict.fromkeys((None if case.spec.is_full else case.size, case.spec) for case in here)
+        for size, spec in names:
+            mine = [case for case in here if case.spec == spec and (spec.is_full or case.size == size)]
+            mine = list({case.item.id: case for case in mine if case.item}.values())  # a full cache is in every size
+            scores, setup = scores_of(mine, run), mine[0].setup if mine else None
+            if not scores or setup is None:
                 continue
-            setup = mine[0].setup
-            memory = [f"{setup.n_ctx:,}", mib(setup.kv_bytes)] if setup else [MISSING, MISSING]
+            label = "all" if spec.is_full else size.text if size else "its own"
             all_right = f"{sum(score == 1 for score in scores)}/{len(scores)}"
-            rows.append([name, size.text if size else "its own", *memory, all_right, percent(mean_of_trials(scores))])
+            share = percent(mean_of_trials(scores))
+            rows.append([spec.name, label, f"{setup.n_ctx:,}", mib(setup.kv_bytes), all_right, share])
         if rows:
             headers = ["memory", "size", "cells", "KV", "all right", "of what was asked"]
             parts.append(f"{task}, prompts of {length:,} tokens\n{aligned(headers, rows)}")

@@ -181,6 +181,7 @@ def test_passkey_counts_and_stores(engine, lacache, tmp_path, monkeypatch) -> No
     assert "6/6" in out
     assert "100 % [61, 100]" in out
     assert "25 % of the prompt" in out
+    assert [line.split()[0] for line in out.splitlines()].count("full") == 1
     assert lacache(*args, "--resume")[1] == out
 
 

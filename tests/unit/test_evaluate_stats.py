@@ -105,3 +105,6 @@ def test_trials() -> None:
     assert parts.value == pytest.approx(0.625)
     assert 0.25 <= parts.low < parts.value < parts.high <= 1
     assert math.isnan(mean_of_trials([]).value)
+    same = mean_of_trials([0.25, 0.25])
+    assert same.value == 0.25
+    assert same.low < 0.1 < 0.6 < same.high  # two equal trials are no proof
