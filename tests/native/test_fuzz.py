@@ -1,7 +1,7 @@
 """Build tests/native/fuzz with the sanitizers and run it: thousands of bad and good plans, no crash, nothing changed.
 
-In the folder of the last build of the library, if there is one (LACACHE_FUZZ_BUILD names another), this compiles eight
-files; else the whole library first.
+In the folder of the last build of the library, if there is one (LACACHE_FUZZ_BUILD names another), this compiles about
+fifteen files; else the whole library first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.native, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 N_CALLS = 500  # of each model and kind of cache
 MODELS = {
-    "llama": {"n_layer": 3, "n_head_kv": 1},
+    "llama": {"n_layer": 3, "n_head_kv": 2},
     "gemma3": {"n_layer": 3, "n_head_kv": 1},  # two caches
-    "lfm2": {"n_layer": 3, "n_head": 2, "n_head_kv": (1, 0, 1)},  # a cache and a recurrent state
+    "lfm2": {"n_layer": 3, "n_head": 2, "n_head_kv": (2, 0, 2)},  # a cache and a recurrent state
     "deci-empty": {},  # a layer with rows of no bytes
     "deepseek2": {},  # refused
     "mamba": {},  # refused
@@ -69,12 +69,14 @@ def run(program: Path, *arguments: object) -> subprocess.CompletedProcess:
 def test_bad_plans_do_no_harm(fuzz_compact, tiny):
     done = run(fuzz_compact, 1, N_CALLS, *(tiny(name, **options) for name, options in MODELS.items()))
     assert done.returncode == 0, done.stderr[-5000:]
-    counts = [[int(n) for n in row] for row in re.findall(r"(\d+) compactions, (\d+) .*, (\d+) bad calls", done.stdout)]
+    line = r"(\d+) compactions, (\d+) .*, (\d+) bad calls, (\d+) scores"
+    counts = [[int(n) for n in row] for row in re.findall(line, done.stdout)]
     assert all(sum(row) > 0 for row in counts)
-    n_ok, n_shared, n_bad = (sum(column) for column in zip(*counts, strict=True))
+    n_ok, n_shared, n_bad, n_scores = (sum(column) for column in zip(*counts, strict=True))
     assert n_ok > 1000, "a fuzzer whose plans are all bad proves little"
     assert n_shared > 100
     assert n_bad > 5000
+    assert n_scores > 500
 
 
 def test_wrong_usage_is_an_error(fuzz_compact):

@@ -1,4 +1,4 @@
-// Throw bad and good plans at llama_memory_seq_compact(); run under AddressSanitizer and UndefinedBehaviorSanitizer.
+// Throw bad and good plans at llama_memory_seq_compact(), and calls at what scores cells; run under AddressSanitizer and UndefinedBehaviorSanitizer.
 //
 //   fuzz_compact SEED N_CALLS MODEL...
 //
@@ -26,21 +26,24 @@ struct cache_kind {
     bool         flash_attn;
     bool         unified;
     bool         swa_full;
+    int32_t      n_seq;
 };
 
 static const cache_kind KINDS[] = {
-    { "f16 unified",            GGML_TYPE_F16,  GGML_TYPE_F16,  false, true,  true  },
-    { "f16 split, flash",       GGML_TYPE_F16,  GGML_TYPE_F16,  true,  false, false },
-    { "q8_0/q4_0 unified",      GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, true,  true,  false },
-    { "f32 split, small window", GGML_TYPE_F32, GGML_TYPE_F32,  false, false, false },
+    { "f16 unified",            GGML_TYPE_F16,  GGML_TYPE_F16,  false, true,  true,  N_SEQ },
+    { "f16 split, flash",       GGML_TYPE_F16,  GGML_TYPE_F16,  true,  false, false, N_SEQ },
+    { "q8_0/q4_0 unified",      GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, true,  true,  false, N_SEQ },
+    { "f32 split, small window", GGML_TYPE_F32, GGML_TYPE_F32,  false, false, false, N_SEQ },
+    { "f16 alone, flash",       GGML_TYPE_F16,  GGML_TYPE_F16,  true,  true,  false, 1 },
+    { "q8_0/f16 alone",         GGML_TYPE_Q8_0, GGML_TYPE_F16,  false, true,  true,  1 },
 };
 
-[[noreturn]] static void fail(const std::string & text) {
+void fail(const std::string & text) {
     fprintf(stderr, "fuzz_compact: %s\n", text.c_str());
     exit(1);
 }
 
-static std::vector<uint8_t> state(llama_context * ctx, llama_seq_id seq /* -1 = all */) {
+std::vector<uint8_t> state(llama_context * ctx, llama_seq_id seq) {
     const size_t size = seq < 0 ? llama_state_get_size(ctx) : llama_state_seq_get_size(ctx, seq);
     std::vector<uint8_t> res(size);
     const size_t n = seq < 0 ? llama_state_get_data(ctx, res.data(), size) : llama_state_seq_get_data(ctx, res.data(), size, seq);
@@ -55,7 +58,7 @@ static std::vector<uint8_t> state(llama_context * ctx, llama_seq_id seq /* -1 = 
 //
 
 static void grow(fuzzer & f) {
-    const llama_seq_id seq = f.pick(0, N_SEQ - 1);
+    const llama_seq_id seq = f.pick(0, f.n_seq - 1);
     const int32_t      n   = f.pick(1, 24);
 
     const llama_pos first = llama_memory_seq_pos_max(llama_get_memory(f.ctx), seq) + 1;
@@ -77,9 +80,11 @@ static void grow(fuzzer & f) {
         for (int32_t i = 0; i < n; ++i) {
             f.cells[seq].push_back(f.next_cell++);
         }
+        f.n_recorded = std::min(f.n_recorded + n, f.n_query);
     } else if (status == 1) { // full
         llama_memory_seq_rm(llama_get_memory(f.ctx), seq, -1, -1);
         f.cells[seq].clear();
+        f.n_recorded = 0;
     } else {
         fail("llama_decode() returned " + std::to_string(status));
     }
@@ -88,11 +93,13 @@ static void grow(fuzzer & f) {
 static void edit(fuzzer & f) {
     llama_memory_t mem = llama_get_memory(f.ctx);
 
-    const llama_seq_id seq = f.pick(0, N_SEQ - 1);
+    const llama_seq_id seq = f.pick(0, f.n_seq - 1);
     const llama_pos    max = llama_memory_seq_pos_max(mem, seq);
 
-    if (f.chance(0.5)) { // share everything with another sequence
-        const llama_seq_id other = (seq + 1) % N_SEQ;
+    f.n_recorded = 0; // whatever follows
+
+    if (f.n_seq > 1 && f.chance(0.5)) { // share everything with another sequence
+        const llama_seq_id other = (seq + 1) % f.n_seq;
         llama_memory_seq_rm(mem, other, -1, -1);
         llama_memory_seq_cp(mem, seq, other, -1, -1);
         f.cells[other] = f.cells[seq];
@@ -116,7 +123,7 @@ static void call(fuzzer & f, bool unified, bool has_more) {
     llama_memory_t mem = llama_get_memory(f.ctx);
 
     const int32_t n_layer = llama_memory_compact_n_layer(f.ctx);
-    const llama_seq_id seq = f.pick(0, N_SEQ - 1);
+    const llama_seq_id seq = f.pick(0, f.n_seq - 1);
 
     plan p;
     if (f.cells[seq].empty()) {
@@ -135,16 +142,16 @@ static void call(fuzzer & f, bool unified, bool has_more) {
     }
 
     std::vector<uint8_t> before[N_SEQ];
-    for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+    for (llama_seq_id s = 0; s < f.n_seq; ++s) {
         before[s] = state(f.ctx, s);
     }
     const auto all = state(f.ctx, -1);
 
     const bool    allowed = is_allowed(f, p, n_layer);
-    const int32_t status  = llama_memory_seq_compact(f.ctx, p.seq, p.keep.get(), p.n_keep, p.n_layer, 1, p.n_kept);
+    const int32_t status  = llama_memory_seq_compact(f.ctx, p.seq, p.keep.get(), p.n_keep, p.n_layer, p.n_head, p.n_kept);
 
     const std::string what = "seq " + std::to_string(p.seq) + ", n_keep " + std::to_string(p.n_keep) + ", n_layer " +
-            std::to_string(p.n_layer) + ", n_kept " + std::to_string(p.n_kept) + ": " + llama_compact_status_str(status);
+            std::to_string(p.n_layer) + ", n_head " + std::to_string(p.n_head) + ", n_kept " + std::to_string(p.n_kept) + ": " + llama_compact_status_str(status);
 
     if (status != LLAMA_COMPACT_OK) {
         if (state(f.ctx, -1) != all) {
@@ -171,7 +178,7 @@ static void call(fuzzer & f, bool unified, bool has_more) {
     if (unified && rewrites_shared(f, p)) {
         fail("a shared cell was rewritten (" + what + ")");
     }
-    for (llama_seq_id s = 0; s < N_SEQ; ++s) {
+    for (llama_seq_id s = 0; s < f.n_seq; ++s) {
         if (s != p.seq && state(f.ctx, s) != before[s]) {
             fail("another sequence changed (" + what + ")");
         }
@@ -182,6 +189,7 @@ static void call(fuzzer & f, bool unified, bool has_more) {
 
     // cells keep their place: the first n_kept ones stay, whatever rows they hold now
     f.cells[p.seq].resize(p.n_kept);
+    f.n_recorded = 0;
     ++f.n_ok;
 }
 
@@ -192,9 +200,9 @@ static void run(const std::string & path, const cache_kind & kind, uint64_t seed
     }
 
     llama_context_params params = llama_context_default_params();
-    params.n_ctx           = 256*(kind.unified ? 1 : N_SEQ);
+    params.n_ctx           = 256*(kind.unified ? 1 : kind.n_seq);
     params.n_batch         = params.n_ubatch = 32;
-    params.n_seq_max       = N_SEQ;
+    params.n_seq_max       = kind.n_seq;
     params.n_threads       = params.n_threads_batch = 1;
     params.type_k          = kind.type_k;
     params.type_v          = kind.type_v;
@@ -204,6 +212,7 @@ static void run(const std::string & path, const cache_kind & kind, uint64_t seed
 
     fuzzer f;
     f.gen.seed(seed);
+    f.n_seq    = kind.n_seq;
     f.ctx      = llama_init_from_model(model, params);
     if (!f.ctx) { // not every memory has every kind: no quantized V without flash attention, none at all for MLA
         printf("%s (%s): llama.cpp makes no such context\n", path.c_str(), kind.name);
@@ -222,11 +231,14 @@ static void run(const std::string & path, const cache_kind & kind, uint64_t seed
             edit(f);
             grow(f); // a queued copy between streams runs with the next batch; until then the state read is stale
         }
+        if (f.chance(0.3)) {
+            call_scores(f);
+        }
         call(f, kind.unified, has_more);
     }
 
-    printf("%s (%s): %zu compactions, %zu refused for shared cells, %zu bad calls\n",
-            path.substr(path.find_last_of('/') + 1).c_str(), kind.name, f.n_ok, f.n_shared, f.n_bad);
+    printf("%s (%s): %zu compactions, %zu refused for shared cells, %zu bad calls, %zu scores\n",
+            path.substr(path.find_last_of('/') + 1).c_str(), kind.name, f.n_ok, f.n_shared, f.n_bad, f.n_scores);
 
     llama_free(f.ctx);
     llama_model_free(model);
@@ -245,6 +257,11 @@ int main(int argc, char ** argv) {
 
     if (llama_memory_seq_compact(nullptr, 0, nullptr, 0, 0, 0, 0) != LLAMA_COMPACT_ERR_CONTEXT) {
         fail("no context must be an error");
+    }
+    if (llama_memory_seq_score_keys(nullptr, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
+        llama_memory_seq_score_attention(nullptr, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
+        llama_memory_set_n_query(nullptr, 1) != LLAMA_COMPACT_ERR_CONTEXT || llama_memory_n_query(nullptr, 0) != 0) {
+        fail("no context must be an error of scores");
     }
     for (int i = 3; i < argc; ++i) {
         for (const auto & kind : KINDS) {

@@ -7,14 +7,16 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
-static constexpr int32_t N_SEQ = 3;
+static constexpr int32_t N_SEQ = 3; // at most
 
 struct plan {
     llama_seq_id seq    = 0;
     size_t       n_keep = 0;
     int32_t      n_layer = 0;
+    int32_t      n_head  = 1;
     int32_t      n_kept  = 0;
 
     std::unique_ptr<int32_t[]> keep; // exactly n_stored elements
@@ -26,17 +28,33 @@ struct fuzzer {
 
     llama_context * ctx = nullptr;
     int32_t n_vocab = 0;
+    int32_t n_seq   = N_SEQ;
     bool    can_edit = false; // parts of a sequence can be removed (not of a recurrent state)
 
     // what the fuzzer knows by itself: cells of each sequence, named by who first wrote them
     std::vector<uint64_t> cells[N_SEQ];
     uint64_t next_cell = 0;
 
-    size_t n_ok = 0, n_shared = 0, n_bad = 0;
+    // and of recorded queries
+    int32_t n_query    = 0;
+    int32_t n_recorded = 0;
+
+    size_t n_ok = 0, n_shared = 0, n_bad = 0, n_scores = 0;
 
     int64_t pick(int64_t lo, int64_t hi) { return std::uniform_int_distribution<int64_t>(lo, hi)(gen); }
     bool    chance(double p)             { return std::bernoulli_distribution(p)(gen); }
 };
+
+[[noreturn]] void fail(const std::string & text);
+
+// the bytes of one sequence, or of the whole memory
+std::vector<uint8_t> state(llama_context * ctx, llama_seq_id seq /* -1 = all */);
+
+int32_t strange(fuzzer & f);
+
+// fuzz_scores.cpp: a call of a function that scores or records, and what must hold after it
+
+void call_scores(fuzzer & f);
 
 // fuzz_plans.cpp: plans, and what the header says of them
 

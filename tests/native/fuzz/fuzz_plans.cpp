@@ -14,12 +14,15 @@ plan good_plan(fuzzer & f, llama_seq_id seq, int32_t n_layer) {
 
     plan p;
     p.seq = seq; p.n_layer = n_layer; p.n_kept = n_kept;
-    p.n_keep = p.n_stored = (size_t) n_layer*n_kept;
+    if (f.chance(0.5) && !llama_memory_compact_head_reason(f.ctx)) {
+        p.n_head = llama_memory_compact_n_head_kv(f.ctx);
+    }
+    p.n_keep = p.n_stored = (size_t) n_layer*p.n_head*n_kept;
     p.keep.reset(new int32_t[p.n_stored]);
 
-    for (int32_t il = 0; il < n_layer; ++il) {
-        int32_t * row = p.keep.get() + (size_t) il*n_kept;
-        if (il > 0 && f.chance(0.4)) { // layers of a ladder share patterns
+    for (int32_t ir = 0; ir < n_layer*p.n_head; ++ir) {
+        int32_t * row = p.keep.get() + (size_t) ir*n_kept;
+        if (ir > 0 && f.chance(0.4)) { // layers of a ladder share patterns
             std::copy(row - n_kept, row, row);
             continue;
         }
@@ -33,7 +36,7 @@ plan good_plan(fuzzer & f, llama_seq_id seq, int32_t n_layer) {
     return p;
 }
 
-static int32_t strange(fuzzer & f) {
+int32_t strange(fuzzer & f) {
     static const int32_t values[] = { 0, 1, -1, 2, -2, 3, 4, 7, 64, 255, 256, 257, 65536, 1 << 30, INT_MAX, INT_MAX - 1, INT_MIN, INT_MIN + 1 };
     return f.chance(0.2) ? (int32_t) f.pick(INT_MIN, INT_MAX) : values[f.pick(0, std::size(values) - 1)];
 }
@@ -54,7 +57,7 @@ static void restore_promise(fuzzer & f, plan & p) {
 void spoil(fuzzer & f, plan & p, int32_t n_cells) {
     const auto entry = [&]() -> int32_t & { return p.keep[f.pick(0, p.n_stored - 1)]; };
 
-    switch (f.pick(0, 11)) {
+    switch (f.pick(0, 12)) {
         case 0: p.seq     = strange(f);              break;
         case 1: p.n_layer = strange(f);              break;
         case 2: p.n_kept  = strange(f);              break;
@@ -75,8 +78,9 @@ void spoil(fuzzer & f, plan & p, int32_t n_cells) {
         case 10: // the transposed rectangle
             std::swap(p.n_layer, p.n_kept);
             break;
-        case 11: // all at once
-            p.seq = strange(f); p.n_layer = strange(f); p.n_kept = strange(f); p.n_keep = (size_t) strange(f);
+        case 11: p.n_head = f.chance(0.5) ? strange(f) : f.pick(0, 4); break;
+        case 12: // all at once
+            p.seq = strange(f); p.n_head = strange(f); p.n_layer = strange(f); p.n_kept = strange(f); p.n_keep = (size_t) strange(f);
             for (size_t i = 0; i < p.n_stored; ++i) { p.keep[i] = strange(f); }
             break;
     }
@@ -84,18 +88,21 @@ void spoil(fuzzer & f, plan & p, int32_t n_cells) {
 }
 
 bool is_allowed(const fuzzer & f, const plan & p, int32_t n_layer) {
-    if (p.seq < 0 || p.seq >= N_SEQ || n_layer == 0 || p.n_layer != n_layer || !p.keep) {
+    if (p.n_head != 1 && (llama_memory_compact_head_reason(f.ctx) || p.n_head != llama_memory_compact_n_head_kv(f.ctx))) {
+        return false;
+    }
+    if (p.seq < 0 || p.seq >= f.n_seq || n_layer == 0 || p.n_layer != n_layer || !p.keep) {
         return false;
     }
     const int64_t n_cells = f.cells[p.seq].size();
-    if (p.n_kept < 1 || p.n_kept > n_cells || p.n_keep != (size_t) n_layer*p.n_kept) {
+    if (p.n_kept < 1 || p.n_kept > n_cells || p.n_keep != (size_t) n_layer*p.n_head*p.n_kept) {
         return false;
     }
-    for (int32_t il = 0; il < n_layer; ++il) {
+    for (int32_t ir = 0; ir < n_layer*p.n_head; ++ir) {
         std::set<int32_t> seen;
         int32_t last = -1;
         for (int32_t i = 0; i < p.n_kept; ++i) {
-            const int32_t c = p.keep[(size_t) il*p.n_kept + i];
+            const int32_t c = p.keep[(size_t) ir*p.n_kept + i];
             if (c < 0 || c >= n_cells || c < last || !seen.insert(c).second) {
                 return false;
             }
@@ -112,7 +119,7 @@ bool rewrites_shared(const fuzzer & f, const plan & p) {
             first = std::min<int32_t>(first, i % p.n_kept);
         }
     }
-    for (llama_seq_id other = 0; other < N_SEQ; ++other) {
+    for (llama_seq_id other = 0; other < f.n_seq; ++other) {
         if (other == p.seq) {
             continue;
         }
