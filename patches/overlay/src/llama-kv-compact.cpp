@@ -3,12 +3,14 @@
 // get_rows -> rope -> set_rows for K, get_rows -> set_rows for V, layer by layer, in blocks of bounded size
 
 #include "llama-kv-compact.h"
+#include "llama-kv-side.h"
 
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <tuple>
 
 // bytes of one intermediate tensor; at most three of them live at a time
 static constexpr size_t COMPACT_BLOCK_BYTES = 8u*1024*1024;
@@ -30,12 +32,6 @@ static ggml_tensor * view_raw(ggml_context * ctx, ggml_tensor * t, int64_t n_hea
     res->ne[0] = res->nb[1]/sizeof(float);
     res->nb[0] = sizeof(float);
 
-    return res;
-}
-
-static ggml_tensor * new_input(ggml_context * ctx, ggml_type type, int64_t ne0, int64_t ne1 = 1) {
-    ggml_tensor * res = ggml_new_tensor_2d(ctx, type, ne0, ne1);
-    ggml_set_input(res);
     return res;
 }
 
@@ -82,22 +78,29 @@ llama_kv_compact_graph llama_kv_cache::compact_graph(const llama_kv_compact_plan
             (n_rows + res.n_rows_blk - 1)/res.n_rows_blk,
             n_cells > 0 ? (n_dims + res.n_dims_blk - 1)/res.n_dims_blk : 0);
 
+    res.rows = plan.rows;
+    res.turns.resize(res.rows.size());
+
+    for (size_t p = 0; p < res.rows.size(); ++p) {
+        const int64_t n_all = res.rows[p].src.size();
+
+        for (int64_t i0 = 0; i0 < n_all; i0 += res.n_rows_blk) {
+            const int64_t n = std::min(res.n_rows_blk, n_all - i0);
+
+            res.turns[p].push_back(llama_kv_compact_turns(res.rows[p], i0, n, plan.n_head));
+        }
+    }
+
     return res;
 }
 
-ggml_cgraph * llama_kv_cache::compact_build(
+void llama_kv_cache::compact_build(
                 llama_context * lctx,
+                 ggml_context * ctx,
+                  ggml_cgraph * gf,
   const llama_kv_compact_plan & plan,
        llama_kv_compact_graph & graph,
                       int64_t   i_block) const {
-    ggml_backend_sched_reset(lctx->get_sched());
-
-    auto * res = lctx->get_gf_res_reserve();
-    res->reset();
-
-    auto * ctx = res->get_ctx();
-    auto * gf  = res->get_gf();
-
     graph.rot = nullptr;
 
     for (size_t p = 0; p < plan.rows.size(); ++p) {
@@ -107,29 +110,29 @@ ggml_cgraph * llama_kv_cache::compact_build(
         inp.n  = std::min<int64_t>(graph.n_rows_blk, (int64_t) plan.rows[p].src.size() - inp.i0);
 
         inp.src = inp.dst = inp.perm = nullptr;
-        inp.dst_own = inp.dst_rest = inp.delta_own = inp.delta_rest = nullptr;
+        inp.dst_own   = inp.dst_quad   = inp.dst_rest   = nullptr;
+        inp.delta_own = inp.delta_quad = inp.delta_rest = nullptr;
 
         if (inp.n > 0) {
-            const int32_t * delta = plan.rows[p].delta.data() + inp.i0;
+            std::tie(inp.n_own, inp.n_quad) = graph.turns[p][i_block];
 
-            inp.n_own = inp.n - 1;
-            while (inp.n_own > 0 && delta[inp.n_own - 1] == delta[inp.n - 1]) {
-                --inp.n_own;
-            }
+            inp.src = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n);
+            inp.dst = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n);
 
-            inp.src = new_input(ctx, GGML_TYPE_I32, inp.n);
-            inp.dst = new_input(ctx, GGML_TYPE_I64, inp.n);
-
-            inp.dst_rest   = new_input(ctx, GGML_TYPE_I64, inp.n - inp.n_own);
-            inp.delta_rest = new_input(ctx, GGML_TYPE_I32, 1);
+            inp.dst_rest   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n - inp.n_own - inp.n_quad);
+            inp.delta_rest = llama_kv_side_input(ctx, GGML_TYPE_I32, 1);
 
             if (inp.n_own > 0) {
-                inp.dst_own   = new_input(ctx, GGML_TYPE_I64, inp.n_own);
-                inp.delta_own = new_input(ctx, GGML_TYPE_I32, inp.n_own);
+                inp.dst_own   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n_own);
+                inp.delta_own = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n_own);
+            }
+            if (inp.n_quad > 0) {
+                inp.dst_quad   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n_quad);
+                inp.delta_quad = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n_quad/4);
             }
         }
         if (inp.hi > inp.lo) {
-            inp.perm = new_input(ctx, GGML_TYPE_I32, inp.hi - inp.lo, plan.n_head);
+            inp.perm = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.hi - inp.lo, plan.n_head);
         }
     }
 
@@ -151,7 +154,10 @@ ggml_cgraph * llama_kv_cache::compact_build(
         if (inp.n_own > 0) {
             turn(0, inp.n_own, inp.dst_own, inp.delta_own);
         }
-        turn(inp.n_own, inp.n - inp.n_own, inp.dst_rest, inp.delta_rest);
+        if (inp.n_quad > 0) {
+            turn(inp.n_own, inp.n_quad, inp.dst_quad, inp.delta_quad);
+        }
+        turn(inp.n_own + inp.n_quad, inp.n - inp.n_own - inp.n_quad, inp.dst_rest, inp.delta_rest);
 
         ggml_build_forward_expand(gf, res);
     };
@@ -202,36 +208,36 @@ ggml_cgraph * llama_kv_cache::compact_build(
             ggml_build_forward_expand(gf, ggml_cpy(ctx, ggml_transpose(ctx, cur), vt));
         }
     }
-
-    return gf;
 }
 
 void llama_kv_cache::compact_set_inputs(const llama_kv_compact_plan & plan, const llama_kv_compact_graph & graph) const {
-    // an input that no node reads has no buffer
-    const auto set = [](ggml_tensor * t, const void * data) {
-        if (t && t->buffer) {
-            ggml_backend_tensor_set(t, data, 0, ggml_nbytes(t));
-        }
-    };
-
     if (graph.rot) {
-        set(graph.rot, attn_rot_hadamard.at(graph.rot->ne[0]).data());
+        llama_kv_side_set(graph.rot, attn_rot_hadamard.at(graph.rot->ne[0]).data());
     }
 
-    for (size_t p = 0; p < plan.rows.size(); ++p) {
-        const auto & rows = plan.rows[p];
+    for (size_t p = 0; p < graph.rows.size(); ++p) {
+        const auto & rows = graph.rows[p];
         const auto & inp  = graph.inps[p];
 
         if (inp.n > 0) {
             const std::vector<int64_t> dst(rows.dst.begin() + inp.i0, rows.dst.begin() + inp.i0 + inp.n);
 
-            set(inp.src, rows.src.data() + inp.i0);
-            set(inp.dst, dst.data());
+            llama_kv_side_set(inp.src, rows.src.data() + inp.i0);
+            llama_kv_side_set(inp.dst, dst.data());
 
-            set(inp.dst_own,    dst.data());
-            set(inp.dst_rest,   dst.data() + inp.n_own);
-            set(inp.delta_own,  rows.delta.data() + inp.i0);
-            set(inp.delta_rest, rows.delta.data() + inp.i0 + inp.n_own);
+            const int32_t * delta = rows.delta.data() + inp.i0;
+
+            std::vector<int32_t> quad;
+            for (int64_t i = 0; i < inp.n_quad; i += 4) {
+                quad.push_back(delta[inp.n_own + i]);
+            }
+
+            llama_kv_side_set(inp.dst_own,    dst.data());
+            llama_kv_side_set(inp.dst_quad,   dst.data() + inp.n_own);
+            llama_kv_side_set(inp.dst_rest,   dst.data() + inp.n_own + inp.n_quad);
+            llama_kv_side_set(inp.delta_own,  delta);
+            llama_kv_side_set(inp.delta_quad, quad.data());
+            llama_kv_side_set(inp.delta_rest, delta + inp.n_own + inp.n_quad);
         }
 
         if (inp.perm) {
@@ -245,43 +251,22 @@ void llama_kv_cache::compact_set_inputs(const llama_kv_compact_plan & plan, cons
                 const int64_t h = rows.dst[i] % plan.n_head;
                 perm[h*n_cells + rows.dst[i]/plan.n_head - inp.lo] = rows.src[i]/plan.n_head - inp.lo;
             }
-            set(inp.perm, perm.data());
+            llama_kv_side_set(inp.perm, perm.data());
         }
     }
 }
 
 bool llama_kv_cache::compact(llama_context * lctx, const llama_kv_compact_plan & plan, bool & dirty) {
-    auto * sched = lctx->get_sched();
-    auto   graph = compact_graph(plan);
+    auto graph = compact_graph(plan);
 
     // one graph per block: within a graph every row is read before it is written by data dependence alone,
     // so a backend may reorder the nodes as it likes
     for (int64_t b = 0; b < graph.n_blocks; ++b) {
-        auto * gf = compact_build(lctx, plan, graph, b);
+        const auto build = [&](ggml_context * ctx, ggml_cgraph * gf) { compact_build(lctx, ctx, gf, plan, graph, b); };
+        const auto set   = [&]() { compact_set_inputs(plan, graph); };
 
-        if (ggml_graph_n_nodes(gf) == 0) {
-            continue;
-        }
-
-        // plan the buffers anew: ggml keeps the plan of the previous graph when the number of nodes and leafs is the
-        // same, and does not look whether the leafs come in the same order
-        bool ok = ggml_backend_sched_reserve(sched, gf);
-
-        if (ok) {
-            gf = compact_build(lctx, plan, graph, b); // reserving has split the first one
-            ok = ggml_backend_sched_alloc_graph(sched, gf);
-        }
-        if (!ok) {
-            LLAMA_LOG_ERROR("%s: failed to allocate the compute graph of block %d\n", __func__, (int) b);
-            return false;
-        }
-
-        compact_set_inputs(plan, graph);
-
-        dirty = true;
-
-        if (lctx->graph_compute(gf, true) != GGML_STATUS_SUCCESS) {
-            LLAMA_LOG_ERROR("%s: failed to compute block %d\n", __func__, (int) b);
+        if (!llama_kv_side_compute(lctx, build, set, &dirty)) {
+            LLAMA_LOG_ERROR("%s: block %d failed\n", __func__, (int) b);
             return false;
         }
     }

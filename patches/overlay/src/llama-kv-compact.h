@@ -53,6 +53,10 @@ llama_compact_status llama_kv_compact_plan_shift(
                      llama_pos   shift,
          llama_kv_compact_plan & plan);
 
+// how many of the rows [i0, i0 + n) turn alone, and how many four by four; the others turn by one angle. They come in this
+// order afterwards, which is another one only where heads have plans of their own
+std::pair<int64_t, int64_t> llama_kv_compact_turns(llama_kv_compact_rows & rows, int64_t i0, int64_t n, int32_t n_head);
+
 // the inputs of one pattern in the graph of one block
 struct llama_kv_compact_inputs {
     int64_t i0 = 0; // rows [i0, i0 + n) of the pattern
@@ -61,13 +65,16 @@ struct llama_kv_compact_inputs {
     ggml_tensor * src = nullptr; // I32 [n]
     ggml_tensor * dst = nullptr; // I64 [n]
 
-    // K that turns: the first n_own rows by an angle of their own, all others by one and the same. Behind the part of
-    // the cache that is thinned every row turns by the same angle, so these are most rows
-    int64_t n_own = 0;
+    // K that turns: the first n_own rows by an angle of their own, the next n_quad rows four by four, all others by one
+    // and the same. Behind the part of the cache that is thinned every row turns by the same angle, so these are most
+    int64_t n_own  = 0;
+    int64_t n_quad = 0;
 
     ggml_tensor * dst_own    = nullptr; // I64 [n_own]
-    ggml_tensor * dst_rest   = nullptr; // I64 [n - n_own]
+    ggml_tensor * dst_quad   = nullptr; // I64 [n_quad]
+    ggml_tensor * dst_rest   = nullptr; // I64 [n - n_own - n_quad]
     ggml_tensor * delta_own  = nullptr; // I32 [n_own]
+    ggml_tensor * delta_quad = nullptr; // I32 [n_quad/4]
     ggml_tensor * delta_rest = nullptr; // I32 [1]
 
     // transposed V: cells [lo, hi) are rewritten in order
@@ -84,6 +91,10 @@ struct llama_kv_compact_graph {
     int64_t n_dims_blk = 0; // channels of transposed V per block; heads, where every head has its own plan
 
     std::vector<llama_kv_compact_inputs> inps; // one per pattern
+
+    // rows per pattern, and n_own and n_quad of every block of them
+    std::vector<llama_kv_compact_rows> rows;
+    std::vector<std::vector<std::pair<int64_t, int64_t>>> turns;
 
     ggml_tensor * rot = nullptr; // Hadamard matrix of quantized K
 };
@@ -106,6 +117,6 @@ ggml_tensor * llama_kv_compact_rotate(
         const llama_cparams & cparams,
                ggml_context * ctx,
                 ggml_tensor * cur,
-                ggml_tensor * delta, // I32 [n], or I32 [1] for all rows
+                ggml_tensor * delta, // I32 [n_turn], each for n/n_turn rows in a row
                 ggml_tensor * rot,   // Hadamard matrix of quantized K or nullptr
                    uint32_t   il);

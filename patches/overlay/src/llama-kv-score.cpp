@@ -10,6 +10,7 @@
 // quantized keys are stored is left before they are turned; cosines do not depend on it otherwise.
 
 #include "llama-kv-compact.h"
+#include "llama-kv-score.h"
 #include "llama-kv-side.h"
 
 #include "llama-context.h"
@@ -23,72 +24,8 @@
 // bytes of one intermediate tensor; at most three of them live at a time
 static constexpr size_t SCORE_BLOCK_BYTES = 8u*1024*1024;
 
-// cells of a block: positions without a gap
-static constexpr int64_t SCORE_B = 32;
-
 // tensors per layer in a graph, an upper bound for two chunks; decides how many layers share a graph
 static constexpr int64_t SCORE_TENSORS = 240;
-
-struct score_chunk {
-    int64_t n_a = 0; // blocks
-    int64_t n_b = 1; // cells per block
-
-    std::vector<int32_t> cell;  // [n_b][n_a] physical cells
-    std::vector<int32_t> order; // [n_b][n_a] the same cells counted in order of position
-    std::vector<int32_t> pos;   // [n_a] p_a
-    std::vector<int32_t> back;  // [n_a] -p_a
-    std::vector<int32_t> own;   // [n_b] -b
-};
-
-// blocks of SCORE_B cells where positions have no gap, blocks of one cell elsewhere; at most n_max cells a chunk
-static std::vector<score_chunk> make_chunks(
-        const std::vector<uint32_t> & cell, const std::vector<llama_pos> & pos, int64_t n_max) {
-    const int64_t n = cell.size();
-
-    std::vector<int64_t> blocks;
-    std::vector<int64_t> lone;
-
-    for (int64_t i = 0; i < n;) {
-        if (i + SCORE_B <= n && pos[i + SCORE_B - 1] - pos[i] == SCORE_B - 1) {
-            blocks.push_back(i);
-            i += SCORE_B;
-        } else {
-            lone.push_back(i++);
-        }
-    }
-
-    std::vector<score_chunk> res;
-
-    const auto add = [&](const std::vector<int64_t> & starts, int64_t n_b) {
-        const int64_t n_a_max = std::max<int64_t>(1, n_max/n_b);
-
-        for (int64_t a0 = 0; a0 < (int64_t) starts.size(); a0 += n_a_max) {
-            score_chunk chunk;
-
-            chunk.n_a = std::min<int64_t>(n_a_max, starts.size() - a0);
-            chunk.n_b = n_b;
-
-            for (int64_t b = 0; b < n_b; ++b) {
-                chunk.own.push_back(-b);
-                for (int64_t a = 0; a < chunk.n_a; ++a) {
-                    chunk.order.push_back(starts[a0 + a] + b);
-                    chunk.cell .push_back(cell[starts[a0 + a] + b]);
-                }
-            }
-            for (int64_t a = 0; a < chunk.n_a; ++a) {
-                chunk.pos .push_back( pos[starts[a0 + a]]);
-                chunk.back.push_back(-pos[starts[a0 + a]]);
-            }
-
-            res.push_back(std::move(chunk));
-        }
-    };
-
-    add(blocks, SCORE_B);
-    add(lone, 1);
-
-    return res;
-}
 
 // tensors of one graph
 struct score_graph {
@@ -150,12 +87,12 @@ bool llama_kv_cache::score_keys(llama_context * lctx, llama_seq_id seq_id, float
     }
 
     const int64_t n_max  = std::max<int64_t>(1, SCORE_BLOCK_BYTES/sizeof(float)/n_embd);
-    const auto    chunks = make_chunks(cell, pos, n_max);
+    const auto    chunks = llama_kv_score_chunks(cell, pos, n_max);
 
     score_graph graph;
 
     // the keys of one chunk, normalized, turned by -b: F32 [head_dim, n_head, n_a, n_b]
-    const auto build_keys = [&](ggml_context * ctx, int64_t i, const score_chunk & chunk, const score_graph::inputs & inp) {
+    const auto build_keys = [&](ggml_context * ctx, int64_t i, const llama_kv_score_chunk & chunk, const score_graph::inputs & inp) {
         const auto & layer = layers[i];
 
         const int64_t n_dim = layer.k->ne[0]/n_head;
