@@ -293,9 +293,19 @@ def _choice(model: str, budget_mib: float, advanced: tuple[Any, ...]) -> Choice:
     whole = (None if value is None else int(value) for value in (span, overlap, sink, recent))
     span, overlap, sink, recent = whole
     return Choice(
-        model, float(budget_mib), policy, span, overlap, sink, recent, type_k, type_v, flash, n_gpu_layers,
-        None if not n_threads else int(n_threads),
-    )  # fmt: skip
+        model=model,
+        budget_mib=float(budget_mib),
+        policy=policy,
+        span=span,
+        overlap=overlap,
+        sink=sink,
+        recent=recent,
+        type_k=type_k,
+        type_v=type_v,
+        flash_attn=flash,
+        n_gpu_layers=n_gpu_layers,
+        n_threads=None if not n_threads else int(n_threads),
+    )
 
 
 def page_words(error: LacacheError) -> str:
