@@ -1,7 +1,8 @@
 """What `lacache calibrate` found for a model, and which policy follows from it for a budget.
 
-What it is: `save_calibration`, `find_calibration` and `calibrated_policy` over the app's settings file. A finding
-holds for its model (told by the file's fingerprint) and for budgets of half to twice the cells it was found with.
+What it is: `save_calibration`, `find_calibration`, `calibrated_policy` and `calibrated_for` over the app's settings
+file. A finding holds for its model (told by the file's fingerprint) and for budgets of half to twice the cells it was
+found with.
 What it does not know: how it was found, flags, engines.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lacache_app.host import EngineSettings
+
     from lacache_gguf.policies import Policy
 
 _log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ class Calibration:
         """One line for people."""
         return (
             f"memory {self.memory}, as calibrated on {self.date} (loss {self.gain:.3f} lower than the default's, 95 % "
-            f"[{self.gain_low:.3f}, {self.gain_high:.3f}]); --policy chooses another"
+            f"[{self.gain_low:.3f}, {self.gain_high:.3f}])"
         )
 
 
@@ -117,9 +120,30 @@ def calibrated_policy(
         return None
 
 
+def calibrated_for(settings: EngineSettings) -> Policy | None:
+    """The policy that was found for the model and the memory of engine settings; None if the engine is to choose."""
+    from lacache_app.memory_spec import Size, layers_and_cells, parse_size
+
+    from lacache_gguf.catalog import resolve
+    from lacache_gguf.errors import LacacheError
+
+    try:
+        path = resolve(settings.model, allow_download=False).path
+    except LacacheError:
+        return None  # the engine says why
+
+    def size() -> tuple[int, int]:
+        given = settings.kv_budget or settings.n_ctx
+        bought = parse_size(str(given)) if given else Size()
+        return layers_and_cells(path, bought, settings.n_ubatch, settings.type_k, settings.type_v)
+
+    found = calibrated_policy(path, size, settings.type_k)
+    return found[0] if found else None
+
+
 def _checked(found: Calibration, n_layer: int, n_ctx: int, type_k: str) -> Policy:
     """The policy of a finding, checked as the engine does. Raises LacacheError."""
-    from lacache_app.evaluate.memory_spec import parse_memory
+    from lacache_app.memory_spec import parse_memory
 
     from lacache_gguf.key_wear import check_key_wear
     from lacache_gguf.memory import Memory

@@ -1,13 +1,13 @@
 """One question under several memories of equal size: who still knows the answer, how fast, and what was thinned.
 
-What it is: `Contender` (one kind of memory), `cells` (what a budget buys it), `compare`, which opens an engine for each
-in turn, lets it read and answer, and yields what happens, and `word_diff`. Equal size means the same number of bytes,
-so smaller KV types get more cells.
+What it is: `cells` (what a budget buys a memory), `compare`, which opens an engine for each in turn, lets it read and
+answer, and yields what happens, and `word_diff`. Equal size means the same number of bytes, so smaller KV types get
+more cells.
 What it does not know: gradio, terminals, who else runs an engine. At most one engine of its own is open at any time;
 closing the iterator stops it and frees that one.
 
     question = Question("Who is the murderer?", document=text)
-    for event in compare(question, [Contender("ladder"), Contender("sink_window")], budget_bytes=8 << 20):
+    for event in compare(question, [parse_memory(text) for text in LINE_UP], budget_bytes=8 << 20, ...):
         ...                                     # Event(index, Started | Progress | Step | Outcome)
 """
 
@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lacache_app.memory_spec import DEFAULT, MemorySpec, Size, layers_and_cells
+from lacache_app.policy_words import words_of
+
 from lacache_gguf.errors import LacacheError, MemoryFull, OutOfMemory, UsageError
-from lacache_gguf.kv_budget import KV_TYPES, KvGeometry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,71 +35,10 @@ if TYPE_CHECKING:
 
 N_MAX = 4
 """Most contenders of one comparison."""
-NAMES = {
-    "ladder": "Ladder",
-    "sink_window": "First and newest",
-    "full": "Full cache",
-    "scored_ladder": "Scored ladder",
-    "keydiff": "KeyDiff",
-    "tova": "TOVA",
-    "h2o": "H2O",
-    "snapkv": "SnapKV",
-    "cascade": "Cascade",
-    "random": "By lot",
-}
+LINE_UP = ("full", "sink_window", "ladder:recent=none", "default")
+"""Who is compared when nobody says: everything if it fits, the newest only, the published ladder, and our choice."""
 SAMPLING = {"temperature": 0.0, "repeat_penalty": 1.1, "seed": 0}
 """The likeliest token each time: a difference between two answers is then a difference between two memories."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A kind of memory. `span` ... `heads` are the policy's, None = its default. Raises UsageError for nonsense."""
-
-    policy: str = "ladder"
-    type_k: str = "f16"
-    type_v: str = "f16"
-    span: int | None = None
-    overlap: int | None = None
-    n_sink: int | None = None
-    n_recent: int | None = None
-    score: str | None = None
-    heads: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.policy not in NAMES:
-            raise UsageError(f"memory {self.policy!r} is unknown; choose one of {', '.join(NAMES)}")
-        for kv_type in (self.type_k, self.type_v):
-            if kv_type not in KV_TYPES:
-                raise UsageError(f"KV type {kv_type!r} is unknown; choose one of {', '.join(KV_TYPES)}")
-        useless = [name for name in self.fields() if name not in _policy_fields(self.policy)]
-        if useless:
-            raise UsageError(f"{useless[0]} {self.fields()[useless[0]]} does nothing for {self.policy}; leave it out")
-
-    @property
-    def label(self) -> str:
-        """Name for people: "Ladder, span 8, K q8_0, V q4_0"."""
-        words = [NAMES[self.policy], *(f"{name.removeprefix('n_')} {value}" for name, value in self.fields().items())]
-        if (self.type_k, self.type_v) != ("f16", "f16"):
-            words.append(f"K {self.type_k}, V {self.type_v}")
-        return ", ".join(words)
-
-    def fields(self) -> dict[str, int | str]:
-        """The policy's settings that were given."""
-        names = ("span", "overlap", "n_sink", "n_recent", "score", "heads")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def make_policy(self, n_layer: int, n_ctx: int) -> Policy | None:
-        """The policy for a memory of this size; None = the engine's default. Raises PolicyError."""
-        from lacache_gguf.policies import POLICIES, default_policy
-
-        if self.policy != "ladder":
-            return POLICIES[self.policy](**self.fields())
-        if not self.fields():
-            return None
-        default = default_policy(n_layer, n_ctx)
-        if default.name != "ladder":
-            raise UsageError(f"a ladder needs a model of at least 2 layers, this one has {n_layer}; use {default.name}")
-        return dataclasses.replace(default, **self.fields())  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -139,7 +80,8 @@ class Outcome:
     n_evicted       tokens of which every layer dropped the cell, or some layers did: n_seen - n_cells
     """
 
-    contender: Contender
+    contender: MemorySpec
+    policy: str = ""  # whose it was; it tells what the default was
     text: str = ""
     refused: str = ""
     finish_reason: str | None = None  # None | "stop" | "length" | "memory full"
@@ -156,11 +98,17 @@ class Outcome:
     read_tps: float = 0.0
     decode_tps: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """Name for people: "Ladder, span 8", "Best choice (Salience)"."""
+        is_default = self.policy and self.contender.policy == DEFAULT
+        return self.contender.label + (f" ({words_of(self.policy).title})" if is_default else "")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, seconds and speeds rounded."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "contender"}
         rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
-        return {"memory": self.contender.label, **rounded}
+        return {"memory": self.label, **rounded}
 
 
 @dataclass(frozen=True)
@@ -171,37 +119,25 @@ class Event:
     event: Started | Progress | Step | Outcome
 
 
-def parse_contender(text: str) -> Contender:
-    """ "ladder", "sink_window:k=q8_0,v=q4_0", "ladder:span=8,overlap=4,recent=256" -> Contender. Raises UsageError."""
-    names = {"k": "type_k", "v": "type_v", "sink": "n_sink", "recent": "n_recent"}
-    names |= {name: name for name in ("span", "overlap", "score", "heads")}
-    words = ("k", "v", "score", "heads")
-    policy, _, rest = text.strip().lower().replace("-", "_").partition(":")
-    values: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        if key not in names:
-            raise UsageError(f"memory {text!r}: {key!r} is unknown; it takes {', '.join(names)}, as in ladder:span=8")
-        is_number = value.isascii() and value.isdigit() and len(value) < 10
-        if key not in words and not is_number:
-            raise UsageError(f"memory {text!r}: {key} is {value!r}; give a whole number")
-        values[names[key]] = value if key in words else int(value)
-    return Contender(policy, **values)
-
-
-def cells(path: Path, contender: Contender, budget_bytes: int, n_ubatch: int = 512) -> tuple[int, int]:
+def cells(path: Path, contender: MemorySpec, budget_bytes: int, n_ubatch: int = 512) -> tuple[int, int]:
     """(layers that are thinned, cells) of a contender whose KV memory is at most `budget_bytes`, from the header of the
     model file alone. Raises UsageError when the budget is too small."""
-    from lacache_gguf.gguf_header import read_header
+    size = Size(n_bytes=budget_bytes)
+    return layers_and_cells(path, size, n_ubatch, contender.type_k, contender.type_v)
 
-    geometry = KvGeometry.from_metadata(read_header(path).metadata)
-    n_layer = sum(not layer.is_swa for layer in geometry.layers)
-    return n_layer, geometry.cells_for(budget_bytes, n_ubatch, contender.type_k, contender.type_v)
+
+def check_contenders(contenders: Sequence[MemorySpec]) -> None:
+    """Raise UsageError for a wrong number of contenders, or one that asks for a size of its own."""
+    if not 2 <= len(contenders) <= N_MAX:
+        raise UsageError(f"{len(contenders)} memories to compare; give 2 to {N_MAX}")
+    for contender in contenders:
+        if contender.size is not None:
+            raise UsageError(f"memory {contender.name!r}: all have the same size here; leave {contender.size.text} out")
 
 
 def compare(
     question: Question,
-    contenders: Sequence[Contender],
+    contenders: Sequence[MemorySpec],
     budget_bytes: int,
     *,
     settings: dict[str, Any],
@@ -215,10 +151,9 @@ def compare(
     observe       called with the contender's engine after every event
 
     What a contender cannot do (a full cache that is too small, settings that fit no model) becomes its Outcome, and the
-    next one has its turn. Raises UsageError for a wrong number of contenders.
+    next one has its turn. Raises UsageError as `check_contenders` does.
     """
-    if not 2 <= len(contenders) <= N_MAX:
-        raise UsageError(f"{len(contenders)} memories to compare; give 2 to {N_MAX}")
+    check_contenders(contenders)
     for index, contender in enumerate(contenders):
         yield Event(index, Started())
         try:
@@ -230,7 +165,7 @@ def compare(
 def _turn(
     index: int,
     question: Question,
-    contender: Contender,
+    contender: MemorySpec,
     budget_bytes: int,
     settings: dict[str, Any],
     open_engine: Callable[..., Engine],
@@ -244,7 +179,7 @@ def _turn(
     n_layer, n_ctx = cells(path, contender, budget_bytes, settings.get("n_ubatch", 512))
     check_free_memory(budget_bytes)
     types = {"type_k": contender.type_k, "type_v": contender.type_v}
-    policy = contender.make_policy(n_layer, n_ctx)
+    policy = _policy(contender, path, n_layer, n_ctx)
     with open_engine(**{**settings, **types, "kv_budget": None, "n_ctx": n_ctx, "policy": policy}) as engine:
         seconds_open = time.perf_counter() - start
         if contender.policy == "full":
@@ -269,6 +204,7 @@ def _turn(
         stats = engine.stats
         outcome = Outcome(
             contender,
+            policy=engine.policy.name,
             text=text.strip(),
             finish_reason=reason,
             n_ctx=stats.n_ctx,
@@ -318,10 +254,14 @@ def _check_full(engine: Engine, question: Question, budget_bytes: int) -> None:
     )
 
 
-def _policy_fields(name: str) -> set[str]:
-    from lacache_gguf.policies import POLICIES
+def _policy(contender: MemorySpec, path: Path, n_layer: int, n_ctx: int) -> Policy | None:
+    """The policy of a contender; None = the engine's default, if none was calibrated. Raises PolicyError."""
+    from lacache_app.calibrated import calibrated_policy
 
-    return {f.name for f in dataclasses.fields(POLICIES[name])}
+    if contender.policy != DEFAULT:
+        return contender.make_policy(n_layer, n_ctx)
+    found = calibrated_policy(path, lambda: (n_layer, n_ctx), contender.type_k)
+    return found[0] if found else None
 
 
 def _mib(n_bytes: float) -> str:

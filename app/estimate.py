@@ -14,9 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lacache_gguf.gguf_header import GgufHeader, read_header, shard_paths
 from lacache_gguf.kv_budget import CELL_STEP, KvGeometry
+from lacache_gguf.policies import is_per_head, needs_of
+
+if TYPE_CHECKING:
+    from lacache_gguf.policies import Policy
 
 _COMPACT_BLOCK_BYTES, _N_COMPACT_BLOCKS = 8 << 20, 3  # most that a compaction allocates, see docs/how-it-works.md
 _TIGHT = 0.9  # above this share of what is free it fits, but the computer may become slow
@@ -70,7 +75,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Load:
-    """How a model is to be loaded: the settings that cost memory. `n_gpu_layers` negative = all."""
+    """How a model is to be loaded: the settings that cost memory. `n_gpu_layers` negative = all.
+
+    n_query      newest queries that are recorded for the policy, 0 = none; `is_per_head`: KV heads keep cells of their
+                 own. `load_for` fills in both
+    """
 
     n_cells: int
     n_ubatch: int = 512
@@ -78,6 +87,13 @@ class Load:
     type_v: str = "f16"
     flash_attn: bool | None = None
     n_gpu_layers: int = -1
+    n_query: int = 0
+    is_per_head: bool = False
+
+
+def load_for(policy: Policy, load: Load) -> Load:
+    """`load` with what this policy needs beside the cells."""
+    return replace(load, n_query=sum(need.n_query for need in needs_of(policy)), is_per_head=is_per_head(policy))
 
 
 @dataclass(frozen=True)
@@ -97,11 +113,12 @@ class Share:
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
+    query_bytes: int = 0
 
     @property
     def need_bytes(self) -> int:
-        """All three together."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+        """All of them together."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.query_bytes
 
     @property
     def fits(self) -> bool:
@@ -152,7 +169,12 @@ def size_text(n_bytes: float) -> str:
 
 
 def _sentence(share: Share) -> str:
-    parts = (("weights", share.weights_bytes), ("KV memory", share.kv_bytes), ("work buffers", share.compute_bytes))
+    parts = (
+        ("weights", share.weights_bytes),
+        ("KV memory", share.kv_bytes),
+        ("records of attention", share.query_bytes),
+        ("work buffers", share.compute_bytes),
+    )
     what = ", ".join(f"{name} {size_text(n)}" for name, n in parts if n)
     text = f"needs {size_text(share.need_bytes)} of {share.device.name} ({what})"
     if not share.device.free_bytes:
@@ -202,6 +224,12 @@ def kv_bytes(shape: ModelShape, load: Load) -> int:
     return shape.geometry.bytes(load.n_cells, n_ubatch, load.type_k, load.type_v)
 
 
+def query_bytes(shape: ModelShape, load: Load) -> int:
+    """Bytes of the queries that are recorded for policies that go by attention, in f32, beside the KV memory."""
+    widths = (shape.n_head * layer.n_embd_head_k for layer in shape.geometry.layers if not layer.is_swa)
+    return _F32 * load.n_query * sum(widths)
+
+
 def compute_bytes(shape: ModelShape, load: Load) -> int:
     """About how many bytes llama.cpp's work buffers and our plans take.
 
@@ -215,8 +243,9 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
         recurrent      U x 8 of its width, and a few rows of the model's
         compaction     3 blocks of at most 8 MiB
 
-    Plus 8 bytes per layer and cell for the plan and the record of which token lies where. A model test compares this
-    with what llama.cpp says that it allocated.
+    Plus 8 bytes per layer and cell (and KV head, where heads keep cells of their own) for the plan and the record of
+    which token lies where, and 4 per layer, KV head and cell for attention that is carried on. A model test compares
+    this with what llama.cpp says that it allocated.
     """
     n_tokens, n_cells = min(load.n_ubatch, load.n_cells), -(-load.n_cells // CELL_STEP) * CELL_STEP
     has_flash = load.flash_attn is not False
@@ -233,7 +262,10 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
         row * (8 * shape.n_inner + 4 * shape.n_embd),
         _N_COMPACT_BLOCKS * min(_COMPACT_BLOCK_BYTES, n_cells * widest_kv * _F32),
     )
-    return max(moments) + 8 * len(shape.geometry.layers) * n_cells
+    layers = shape.geometry.layers
+    n_heads = sum(layer.n_head_kv for layer in layers)
+    records = 2 * _F32 * (n_heads if load.is_per_head else len(layers)) + (_F32 * n_heads if load.n_query else 0)
+    return max(moments) + records * n_cells
 
 
 def estimate(shape: ModelShape, load: Load, devices: Sequence[FreeMemory]) -> Estimate:
@@ -259,14 +291,15 @@ def _shares(shape: ModelShape, load: Load, devices: Sequence[FreeMemory]) -> tup
     ram, *gpus = devices
     n_layer = shape.geometry.n_layer
     n_gpu = n_layer + 1 if load.n_gpu_layers < 0 else min(load.n_gpu_layers, n_layer + 1)
-    kv, compute = kv_bytes(shape, load), compute_bytes(shape, load)
+    kv, compute, query = kv_bytes(shape, load), compute_bytes(shape, load), query_bytes(shape, load)
     if not gpus or not n_gpu:
-        return (Share(ram, shape.weights_bytes, kv, compute),)
+        return (Share(ram, shape.weights_bytes, kv, compute, query),)
     weights_gpu = shape.weights_bytes * n_gpu // (n_layer + 1)
-    kv_gpu = kv * min(n_gpu, n_layer) // n_layer
+    kv_gpu, query_gpu = (n_bytes * min(n_gpu, n_layer) // n_layer for n_bytes in (kv, query))
     free = [gpu.free_bytes or 1 for gpu in gpus]
-    shares = [Share(ram, shape.weights_bytes - weights_gpu, kv - kv_gpu, compute // 8)]
+    shares = [Share(ram, shape.weights_bytes - weights_gpu, kv - kv_gpu, compute // 8, query - query_gpu)]
     for gpu, weight in zip(gpus, free, strict=True):
         part = weight / sum(free)
-        shares.append(Share(gpu, int(weights_gpu * part), int(kv_gpu * part), compute))
+        parts = (int(n_bytes * part) for n_bytes in (weights_gpu, kv_gpu))
+        shares.append(Share(gpu, *parts, compute, int(query_gpu * part)))
     return tuple(shares)

@@ -40,7 +40,8 @@ class HostClosed(LacacheError):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Keyword arguments of `Engine`; see there for what they mean."""
+    """Keyword arguments of `Engine`; see there for what they mean. `policy` None: what was calibrated for this model
+    and this memory, else what the engine chooses."""
 
     model: str = "smollm2-135m"
     n_ctx: int | None = None
@@ -55,9 +56,11 @@ class EngineSettings:
 
     def open(self) -> Engine:
         """Load the model. Raises what `Engine` raises."""
+        from lacache_app.calibrated import calibrated_for
         from lacache_app.options import engine_class
 
-        return engine_class()(**{field.name: getattr(self, field.name) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return engine_class()(**{**values, "policy": self.policy or calibrated_for(self)})
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lacache_app.estimate import Estimate, FreeMemory, Load, ModelShape, estimate, size_text
+from lacache_app.estimate import Estimate, FreeMemory, Load, ModelShape, estimate, load_for, size_text
 from lacache_app.host import EngineSettings
-from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, pages, reach
+from lacache_app.memory_flags import POLICY_FIELDS
+from lacache_app.memory_spec import fields_of, make_policy, memory_text, parse_memory, settings_given
+from lacache_app.policy_words import DEFAULT, words_of
+from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, Reach, pages, reach
 
 from lacache_gguf.errors import UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES, check_key_wear
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import POLICIES, Full, Policy, default_policy
+from lacache_gguf.policies import Full, Policy
 
 FLASH = {"auto": None, "on": True, "off": False}
 _BUDGET_MAX_BYTES = 64 << 30
@@ -32,11 +35,15 @@ _BUDGET_MAX_BYTES = 64 << 30
 
 @dataclass(frozen=True)
 class Choice:
-    """Values of the models tab. None = the default of the policy or the machine; `n_gpu_layers` -1 = all."""
+    """Values of the models tab. None = the default of the policy or the machine; `n_gpu_layers` -1 = all.
+
+    policy  "default": the engine's choice, or what was calibrated. A policy's name, with the settings behind it that
+            the page has no field for, as `parse_memory` reads it: "scored_ladder:dst=2,src=4"
+    """
 
     model: str
     budget_mib: float
-    policy: str = "ladder"
+    policy: str = DEFAULT
     span: int | None = None
     overlap: int | None = None
     sink: int | None = None
@@ -109,28 +116,24 @@ def budget_of(geometry: KvGeometry, settings: EngineSettings) -> float:
 
 def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
     """The policy that was chosen, checked. Raises PolicyError with the policy's own reason, UsageError for the rest."""
-    if choice.policy not in POLICIES:
-        raise UsageError(f"policy {choice.policy!r} is unknown; choose one of {', '.join(POLICIES)}")
-    kind, n_layer = POLICIES[choice.policy], shape.n_plan_layers
-    given = {"span": choice.span, "overlap": choice.overlap, "n_sink": choice.sink, "n_recent": choice.recent}
-    given |= {"score": choice.score, "heads": choice.heads}
-    known = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in given.items() if value is not None and name in known}
-    if choice.policy == "ladder":
-        default = default_policy(n_layer, n_cells)
-        if not isinstance(default, kind):
-            raise UsageError(f"the ladder needs at least 2 layers and this model has {n_layer}; choose {default.name}")
-        policy = dataclasses.replace(default, **values)
-    else:
-        policy = kind(**values)
+    spec, known = parse_memory(choice.policy), fields_of(policy_name(choice))
+    given = {name: getattr(choice, field) for field, name in POLICY_FIELDS.items() if name in known}
+    settings = {**dict(spec.settings), **{name: value for name, value in given.items() if value is not None}}
+    policy = make_policy(spec.policy, settings, shape.n_plan_layers, n_cells)
     check_freed = partial(check_key_wear, choice.type_k, n_cells)
-    Memory(policy, n_layer, n_cells, lambda keep: None, check_freed)  # checks as the engine does
+    Memory(policy, shape.n_plan_layers, n_cells, lambda keep: None, check_freed)  # checks as the engine does
     return policy
+
+
+def policy_name(choice: Choice) -> str:
+    """The policy's name without settings."""
+    return choice.policy.partition(":")[0]
 
 
 def settings_of(shape: ModelShape, choice: Choice) -> EngineSettings:
     """Engine settings. Raises UsageError or PolicyError for what cannot work together."""
     n_cells = cells_of(shape, choice)
+    policy = policy_of(shape, choice, n_cells)
     if choice.n_threads is not None and choice.n_threads < 1:
         raise UsageError(f"{choice.n_threads} threads cannot work; give 1 or more, or leave it empty")
     if choice.type_v not in ("f32", "f16", "bf16") and choice.flash_attn == "off":
@@ -138,7 +141,7 @@ def settings_of(shape: ModelShape, choice: Choice) -> EngineSettings:
     return EngineSettings(
         model=choice.model,
         n_ctx=n_cells,
-        policy=policy_of(shape, choice, n_cells),
+        policy=None if choice.policy == DEFAULT else policy,
         type_k=choice.type_k,
         type_v=choice.type_v,
         flash_attn=FLASH[choice.flash_attn],
@@ -148,41 +151,44 @@ def settings_of(shape: ModelShape, choice: Choice) -> EngineSettings:
 
 
 def choice_of(shape: ModelShape, settings: EngineSettings) -> Choice:
-    """The inverse of `settings_of`, to show on the page what is set now."""
-    policy = settings.policy
+    """The inverse of `settings_of`, to show on the page what is set now. A field whose value is the policy's default
+    stays empty, and what has no field stands behind the policy's name, so that nothing is lost by loading it again."""
     flash = next(word for word, value in FLASH.items() if value is settings.flash_attn)
-    return Choice(
+    choice = Choice(
         model=settings.model,
         budget_mib=budget_of(shape.geometry, settings),
-        policy=policy.name if policy else "ladder" if shape.n_plan_layers > 1 else "sink_window",
-        span=getattr(policy, "span", None),
-        overlap=getattr(policy, "overlap", None),
-        sink=getattr(policy, "n_sink", None),
-        recent=getattr(policy, "n_recent", None),
-        score=getattr(policy, "score", None),
-        heads=getattr(policy, "heads", None),
         type_k=settings.type_k,
         type_v=settings.type_v,
         flash_attn=flash,
         n_gpu_layers=settings.n_gpu_layers,
         n_threads=settings.n_threads,
     )
+    if settings.policy is None:
+        return choice
+    given = settings_given(settings.policy, shape.n_plan_layers, cells_of(shape, choice))
+    shown = {field: given.pop(name) for field, name in POLICY_FIELDS.items() if given.get(name) is not None}
+    return dataclasses.replace(choice, policy=memory_text(settings.policy.name, given), **shown)
 
 
-def explain(choice: Choice, shape: ModelShape, devices: Sequence[FreeMemory]) -> Explanation:
-    """What a choice means. Raises UsageError or PolicyError for what cannot work."""
+def explain(
+    choice: Choice, shape: ModelShape, devices: Sequence[FreeMemory], calibrated: tuple[Policy, str] | None = None
+) -> Explanation:
+    """What a choice means. `calibrated`: what was found for the default, with a sentence about it.
+
+    Raises UsageError or PolicyError for what cannot work.
+    """
     settings = settings_of(shape, choice)
-    n_cells, policy = settings.n_ctx or 0, settings.policy
+    n_cells = settings.n_ctx or 0
+    policy = settings.policy or (calibrated[0] if calibrated else policy_of(shape, choice, n_cells))
     load = Load(n_cells, settings.n_ubatch, choice.type_k, choice.type_v, FLASH[choice.flash_attn], choice.n_gpu_layers)
-    memory = estimate(shape, load, devices)
+    memory = estimate(shape, load_for(policy, load), devices)
     held = reach(policy, shape.n_plan_layers, n_cells, settings.n_ubatch)
     per_cell = shape.geometry.bytes_per_cell(choice.type_k, choice.type_v)
-    n_train = shape.geometry.n_ctx_train
     lines = [f"{n_cells:,} cells of {size_text(per_cell)}: room for as many tokens at a time."]
-    if isinstance(policy, Full):
-        lines.append(f"{pages(n_cells)} sharp, none faint: nothing is forgotten, and it stops when the memory is full.")
-    else:
-        lines.append(f"{pages(held.n_sharp)} sharp, {pages(held.n_faint)} faint, of a text of any length.")
+    if calibrated and settings.policy is None:
+        lines.append(f"Best choice for this model: {calibrated[1]}.")
+    lines.append(_what_is_held(policy, held))
+    n_train = shape.geometry.n_ctx_train
     if n_train:
         share = n_cells / n_train
         lines.append(
@@ -197,8 +203,19 @@ def assumption() -> str:
     n_tokens = round(WORDS_PER_PAGE * TOKENS_PER_WORD / 10) * 10
     return (
         f"A page is about {WORDS_PER_PAGE} words of English, {n_tokens} tokens; other languages and program text take "
-        "more. Sharp: held in every layer. Faint: held in some layers, counted with the policy itself."
+        "more. Sharp: every layer of the model still has it. Faint: only some layers have it."
     )
+
+
+def _what_is_held(policy: Policy, held: Reach) -> str:
+    """How much stays sharp, how much faint, and which."""
+    sharp, faint = pages(held.n_sharp), pages(held.n_faint)
+    if isinstance(policy, Full):
+        return f"{sharp} sharp, none faint: nothing is forgotten, and it stops when the memory is full."
+    if not held.is_least:
+        return f"{sharp} sharp, {faint} faint, of a text of any length."
+    older = words_of(policy.name).older or "the words that the policy rates highest"
+    return f"{sharp} or more sharp, the newest text; {faint} or more faint: of older text of any length, {older}."
 
 
 def _warnings(choice: Choice) -> list[str]:
@@ -210,7 +227,7 @@ def _warnings(choice: Choice) -> list[str]:
         )
     elif choice.type_k not in ("f32", "f16", "bf16"):
         found.append(f"K in {choice.type_k} is rounded anew whenever old text is thinned; f16 is the safe choice.")
-    if choice.policy == "full":
+    if policy_name(choice) == "full":
         found.append("With the policy full nothing is forgotten: a text longer than the memory is refused.")
     return found
 

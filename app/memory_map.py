@@ -9,7 +9,7 @@ What it does not know: gradio, HTTP, colours.
     for _ in engine.read(tokens):
         memory_map.observe(engine)
     snapshot = memory_map.snapshot()
-    snapshot.overview.share         # uint8 [n_layer, n_bins], 255 = the layer holds every token of the bin
+    snapshot.overview.share         # uint8 [n_layer, n_bins], 255 = every token of the bin is held
     memory_map.text(1000, 1040)     # what stood there
 """
 
@@ -75,8 +75,13 @@ class Snapshot:
     overview: Strip
     recent: Strip
     held: np.ndarray = field(repr=False)  # int32 [n_distinct, n_cells], a copy
-    rows_of: np.ndarray = field(repr=False)  # intp [n_layer, n_head]: the row of `held` of every layer, or of its heads
+    rows_of: np.ndarray = field(repr=False)  # intp [n_layer, n_head]: the row of `held` of every head
     seen: np.ndarray = field(repr=False)  # int32 [n_seen]
+
+    @property
+    def n_head(self) -> int:
+        """KV heads of a layer that keep cells of their own; 1 where they go together."""
+        return self.rows_of.shape[1]
 
     @property
     def share(self) -> np.ndarray:
@@ -96,17 +101,12 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False)
 class CloseUp:
-    """Single tokens: pieces[i] is the text of token first + i ("" while a character is incomplete), kept bool
-    [n_layer, n] says which layers hold it, in one of their heads at least."""
+    """Single tokens: pieces[i] is the text of token first + i ("" while a character is incomplete), n_kept uint8
+    [n_layer, n] says how many of a layer's `Snapshot.n_head` heads hold it."""
 
     first: int
     pieces: tuple[str, ...]
-    kept: np.ndarray
-
-    @property
-    def n_layers(self) -> np.ndarray:
-        """How many layers hold each token: int64 [n]."""
-        return self.kept.sum(axis=0)
+    n_kept: np.ndarray
 
 
 class MemoryMap:
@@ -188,14 +188,13 @@ class MemoryMap:
         for row, to in zip(snapshot.held, kept, strict=True):
             begin, end = np.searchsorted(row, (first, last))
             to[row[begin:end] - first] = True
-        return CloseUp(first, texts, kept[snapshot.rows_of].any(axis=1))
+        return CloseUp(first, texts, kept[snapshot.rows_of].sum(axis=1, dtype=np.uint8))
 
     # ---- on the engine's thread --------------------------------------------------------------------------------
 
     def _look(self, engine: Any, stats: Stats, now: float) -> tuple[Snapshot, dict[int, bytes]]:
         held, row_of = distinct_rows(engine.held)
         rows_of = row_of.reshape(engine.n_layer, -1)
-        row_of = rows_of if rows_of.shape[1] > 1 else row_of
         seen = np.asarray(engine.seen, dtype=np.int32)
         n_seen, n_cells = len(seen), held.shape[1]
         model = str(engine.model.name)
@@ -219,8 +218,8 @@ class MemoryMap:
             n_first_whole=n_first,
             n_newest_whole=n_newest,
             n_traced=n_traced(held, n_seen),
-            overview=strip(held, row_of, 0, n_seen, overview_bin_size(n_seen)),
-            recent=recent_strip(held, row_of, n_seen, stats.n_ctx),
+            overview=strip(held, rows_of, 0, n_seen, overview_bin_size(n_seen)),
+            recent=recent_strip(held, rows_of, n_seen, stats.n_ctx),
             held=held,
             rows_of=rows_of,
             seen=seen,

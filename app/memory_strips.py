@@ -1,4 +1,4 @@
-"""The arithmetic of the memory map: which share of every stretch of the text each layer holds.
+"""The arithmetic of the memory map: which share of every stretch of the text the layers hold.
 
 What it is: pure functions of `held`, int32 [n_rows or n_distinct, n_cells], the position of what is in every cell; rows
 ascend. A row is a layer, or a KV head of a layer where every head keeps cells of its own.
@@ -16,6 +16,8 @@ N_BINS_OVERVIEW = 384
 N_BINS_RECENT = 512
 """Most bins of the strip that shows the newest `RECENT_BUDGETS` x n_ctx tokens."""
 RECENT_BUDGETS = 2
+N_ROWS = 12
+"""Most rows of a strip. Where more of them would differ, neighbouring layers share one: their mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +25,9 @@ class Strip:
     """A stretch of what was seen, in bins of equal size counted from token 0 on: bin k starts at token
     first + k * bin_size, and `first` is a multiple of bin_size. The last bin may be shorter.
 
-    rows    uint8 [n_distinct, n_bins]: 0 = the layers of this row hold nothing of the bin, 255 = all of it
-    row_of  intp [n_layer]: the row of every layer (a ladder has few distinct ones)
+    rows    uint8 [n_rows, n_bins]: 0 = the layers of this row hold nothing of the bin, 255 = all of it; n_rows is
+            at most `N_ROWS`, however many layers and heads there are
+    row_of  intp [n_layer]: the row of every layer
     """
 
     first: int
@@ -67,27 +70,33 @@ def overview_bin_size(n_seen: int) -> int:
     return 1 << max(0, -(-n_seen // N_BINS_OVERVIEW) - 1).bit_length()
 
 
-def recent_strip(held: np.ndarray, row_of: np.ndarray, n_seen: int, n_ctx: int) -> Strip:
+def recent_strip(held: np.ndarray, rows_of: np.ndarray, n_seen: int, n_ctx: int) -> Strip:
     """The newest tokens, twice as many as the memory has cells."""
     n_tokens = RECENT_BUDGETS * n_ctx
     bin_size = -(-n_tokens // N_BINS_RECENT)
     first = max(0, -(-(n_seen - n_tokens) // bin_size) * bin_size)
-    return strip(held, row_of, first, n_seen, bin_size)
+    return strip(held, rows_of, first, n_seen, bin_size)
 
 
-def strip(held: np.ndarray, row_of: np.ndarray, first: int, last: int, bin_size: int) -> Strip:
-    """What every layer holds of tokens first .. last - 1; `first` is a multiple of `bin_size`.
+def strip(held: np.ndarray, rows_of: np.ndarray, first: int, last: int, bin_size: int) -> Strip:
+    """What the layers hold of tokens first .. last - 1; `first` is a multiple of `bin_size`.
 
-    row_of: intp [n_layer], or [n_layer, n_head]: then a layer holds the mean of what its heads hold.
+    rows_of: intp [n_layer, n_head], the row of `held` of every head, n_head 1 where the heads of a layer go together.
+    A layer holds the mean of what its heads hold; see `N_ROWS` for more.
     """
     edges = np.append(np.arange(first, last, bin_size, dtype=np.int32), np.int32(last))
     sizes = np.diff(edges)
     counts = np.empty((len(held), len(sizes)), dtype=np.int64)
     for row, to in zip(held, counts, strict=True):
         to[:] = np.diff(np.searchsorted(row, edges))
-    if row_of.ndim == 2:
-        counts, sizes = counts[row_of].sum(axis=1), sizes * row_of.shape[1]
-        row_of = np.arange(len(row_of))
+    row_of = rows_of[:, 0]
+    if len(held) > N_ROWS or (rows_of != row_of[:, None]).any():
+        n_layer, n_head = rows_of.shape
+        n_together = -(-n_layer // N_ROWS)
+        starts = np.arange(0, n_layer, n_together)
+        counts = np.add.reduceat(counts[rows_of].sum(axis=1), starts)
+        sizes = np.diff(starts, append=n_layer)[:, None] * n_head * sizes
+        row_of = np.arange(n_layer) // n_together
     share = -(-255 * counts // np.maximum(sizes, 1))  # rounded up: a trace is never shown as nothing
     share = np.where(counts < sizes, np.minimum(share, 254), share).astype(np.uint8)  # ... nor a gap as all
     share.flags.writeable = False

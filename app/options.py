@@ -14,13 +14,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lacache_app.memory_flags import N_CTX_DEFAULT, n_ctx_of, policy_of, with_calibration
+
 if TYPE_CHECKING:
     from lacache_app.terminal import Terminal
 
     from lacache_gguf.engine import Engine
-    from lacache_gguf.policies import Policy
 
-N_CTX_DEFAULT = 1024
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
@@ -116,15 +116,15 @@ MEMORY = (
     Option(("-ub", "--ubatch-size"), "ubatch_size", "LLAMA_ARG_UBATCH", whole(1, "tokens"), "N",
            "most tokens to read at once (default: 512)", 512),
     Option(("--policy",), "policy", "LACACHE_POLICY", str, "NAME",
-           "how a full memory is thinned: ladder (default), sink_window, full (refuses), scored_ladder, keydiff, tova, "
-           "h2o, snapkv, cascade, random"),
+           "what a full memory keeps: default (the best for this model: salience, unless calibrated), ladder, "
+           "sink_window, full (refuses), scored_ladder, keydiff, tova, h2o, snapkv, cascade, random"),
     Option(("--span",), "span", "LACACHE_SPAN", whole(1, "layers"), "N",
            "ladder: span S (default: half of the layers)"),
     Option(("--overlap",), "overlap", "LACACHE_OVERLAP", whole(0, "layers"), "N", "ladder: overlap O (default: 0)"),
     Option(("--sink",), "sink", "LACACHE_SINK", whole(0, "cells"), "N",
-           "first cells that are never thinned (default: 4)"),
+           "first cells that are never thinned (default: the policy's, mostly 4)"),
     Option(("--recent",), "recent", "LACACHE_RECENT", whole(0, "cells"), "N",
-           "newest cells that are never thinned (default: half of the memory)"),
+           "newest cells that are never thinned (default: the policy's; salience a quarter, ladder half of all)"),
     Option(("--score",), "score", "LACACHE_SCORE", one_of("keydiff", "attention"), "KIND",
            "scored_ladder: what decides, keydiff (default) or attention"),
     Option(("--heads",), "heads", "LACACHE_HEADS", one_of("layer", "each"), "layer|each",
@@ -145,14 +145,6 @@ SAMPLING = (
 )
 # fmt: on
 _GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
-_POLICY_FIELDS = {
-    "span": "span",
-    "overlap": "overlap",
-    "sink": "n_sink",
-    "recent": "n_recent",
-    "score": "score",
-    "heads": "heads",
-}
 
 
 def add_engine_options(parser: argparse.ArgumentParser, sampling: bool = True) -> None:
@@ -199,11 +191,6 @@ def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
         )
 
 
-def is_policy_given(args: argparse.Namespace) -> bool:
-    """Whether a flag says something about the policy."""
-    return any(getattr(args, dest) is not None for dest in ("policy", *_POLICY_FIELDS))
-
-
 def is_any_given(args: argparse.Namespace) -> bool:
     """Whether a flag or an environment variable sets something about the model or its memory."""
     return any(getattr(args, option.dest) is not None or os.environ.get(option.env) for option in (*MODEL, *MEMORY))
@@ -248,9 +235,9 @@ def engine_settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Keyword arguments of Engine for the parsed flags and the resolved model."""
     return {
         "model": model.name if model.source == "hub" else args.model,
-        "n_ctx": _n_ctx(args, model) if args.kv_budget is None else None,
+        "n_ctx": n_ctx_of(args, model) if args.kv_budget is None else None,
         "kv_budget": args.kv_budget,
-        "policy": _policy(args, model),
+        "policy": policy_of(args, model),
         "n_ubatch": args.ubatch_size,
         "type_k": args.cache_type_k,
         "type_v": args.cache_type_v,
@@ -277,72 +264,3 @@ def open_engine(args: argparse.Namespace, terminal: Terminal) -> Engine:
     settings = with_calibration(engine_settings(args, model), args, model, terminal)
     with terminal.waiting(f"loading {settings['model']} ..."):
         return engine_class()(**settings)
-
-
-def with_calibration(
-    settings: dict[str, Any], args: argparse.Namespace, model: Any, terminal: Terminal
-) -> dict[str, Any]:
-    """The settings, with the policy that `lacache calibrate` found where no flag chose one; says so in a line."""
-    from lacache_app.calibrated import calibrated_policy
-
-    if settings["policy"] is not None:
-        return settings
-    found = calibrated_policy(model.path, lambda: _layers_and_cells(args, model), args.cache_type_k)
-    if found is None:
-        return settings
-    terminal.note(found[1])
-    return {**settings, "policy": found[0]}
-
-
-def _n_ctx(args: argparse.Namespace, model: Any) -> int | None:
-    if args.ctx_size != 0:
-        return args.ctx_size
-    from lacache_gguf.errors import UsageError
-    from lacache_gguf.gguf_header import read_header
-
-    n_ctx_train = read_header(model.path).arch_int("context_length")
-    if n_ctx_train < 1:
-        raise UsageError(f"-c 0: {model.path} does not say which context it was trained with; give a number of cells")
-    return n_ctx_train
-
-
-def _policy(args: argparse.Namespace, model: Any) -> Policy | None:
-    """The policy the flags describe; None (the engine's default) when none of them was given. `args.stored_policy`, the
-    name and all settings of one that was used before, wins over both."""
-    if stored := getattr(args, "stored_policy", None):
-        from lacache_app.settings import policy_from_dict
-
-        return policy_from_dict(stored)
-    given = {field: getattr(args, name) for name, field in _POLICY_FIELDS.items()}
-    settings = {field: value for field, value in given.items() if value is not None}
-    if args.policy is None and not settings:
-        return None
-    from lacache_gguf.errors import UsageError
-    from lacache_gguf.policies import POLICIES, default_policy
-
-    name = (args.policy or "ladder").lower().replace("-", "_")
-    if name not in POLICIES:
-        raise UsageError(f"--policy {args.policy!r} is unknown; choose one of {', '.join(POLICIES)}")
-    fields = {field.name for field in dataclasses.fields(POLICIES[name])}
-    for flag, field in _POLICY_FIELDS.items():
-        if field in settings and field not in fields:
-            raise UsageError(f"--{flag} {settings[field]} does nothing for --policy {name}; leave it out")
-    if name != "ladder":
-        return POLICIES[name](**settings)
-    default = default_policy(*_layers_and_cells(args, model))
-    if type(default) is not POLICIES[name]:
-        raise UsageError(f"--policy ladder needs a model of at least 2 layers; use {default.name} for this one")
-    return dataclasses.replace(default, **settings)
-
-
-def _layers_and_cells(args: argparse.Namespace, model: Any) -> tuple[int, int]:
-    """Layers a plan has for this model (those with full attention) and the cells that the flags ask for."""
-    from lacache_gguf.gguf_header import read_header
-    from lacache_gguf.kv_budget import KvGeometry, parse_budget
-
-    geometry = KvGeometry.from_metadata(read_header(model.path).metadata)
-    n_layer = sum(not layer.is_swa for layer in geometry.layers)
-    budget = parse_budget(args.kv_budget or _n_ctx(args, model) or N_CTX_DEFAULT)
-    if budget.n_bytes is None:
-        return n_layer, budget.n_cells or N_CTX_DEFAULT
-    return n_layer, geometry.cells_for(budget.n_bytes, args.ubatch_size, args.cache_type_k, args.cache_type_v)

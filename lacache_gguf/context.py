@@ -85,8 +85,16 @@ class Context:
         self._lib.llama_memory_clear(self._memory, False)
 
     def compact(self, keep: np.ndarray) -> None:
-        """Execute a plan, int32 [n_layer, n_kept]; see native.seq_compact."""
+        """Execute a plan and number cells anew; see native.seq_compact."""
         native.seq_compact(self.ptr, keep)
+
+    def thin(self, keep: np.ndarray) -> None:
+        """Execute a plan and let keys keep their positions; see native.seq_thin."""
+        native.seq_thin(self.ptr, keep)
+
+    def turn(self, turn: np.ndarray, shift: int) -> None:
+        """Move keys and the newest position; see native.seq_turn."""
+        native.seq_turn(self.ptr, turn, shift)
 
     # ---- scores ----------------------------------------------------------------------------------------------------
 
@@ -98,9 +106,10 @@ class Context:
         """Queries recorded since the cells were last renumbered."""
         return native.n_query(self.ptr)
 
-    def score(self, need: Need) -> np.ndarray:
-        """How much every cell is worth, float32 [n_layer, n_head_kv, n_cells], higher = keep; see policies.Need."""
-        return native.score_keys(self.ptr) if need.kind == "keydiff" else native.score_attention(self.ptr)
+    def score(self, need: Need, first: int = 0) -> np.ndarray:
+        """How much every cell is worth, float32 [n_layer, n_head_kv, n_cells - first], higher = keep; see
+        policies.Need. `first` leaves older cells out, with keys only."""
+        return native.score_keys(self.ptr, first=first) if need.kind == "keydiff" else native.score_attention(self.ptr)
 
     # ---- cells -----------------------------------------------------------------------------------------------------
 
@@ -108,7 +117,8 @@ class Context:
         """Free the cells at positions `pos`, `pos` + 1, ...; False, with nothing changed, if that cannot be done: there
         is a recurrent state, or a sliding window has moved on."""
         lib, n_swa = self._lib, self._lib.llama_model_n_swa(self.model.ptr)
-        if lib.llama_memory_seq_pos_min(self._memory, 0) > max(0, pos - n_swa if n_swa > 0 else 0):
+        first = lib.llama_memory_seq_pos_min(self._memory, 0)
+        if first > (max(0, pos - n_swa) if n_swa > 0 else pos):
             return False
         return bool(lib.llama_memory_seq_rm(self._memory, 0, pos, -1))
 

@@ -28,7 +28,7 @@ from lacache_gguf.key_wear import check_key_wear
 from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
-from lacache_gguf.policies import Full, Policy, default_policy, is_per_head, need_of
+from lacache_gguf.policies import Full, Need, Policy, default_policies, is_per_head, needs_of
 from lacache_gguf.sampling import Sampling
 from lacache_gguf.session import Session
 from lacache_gguf.transcript import Transcript
@@ -41,7 +41,7 @@ class Engine:
     model         path of a GGUF file, catalog name, or "user/repo:QUANT" on the model hub
     n_ctx         budget in cells (tokens per layer), or
     kv_budget     the same as memory: "256MiB"; a plain number is cells. Neither: 1,024 cells
-    policy        what to forget; None = `default_policy`
+    policy        what to forget; None = `default_policies`
     n_ubatch      most tokens read at a time; small budgets read in smaller steps (`Memory.n_read`)
     type_k/v      KV types: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl
     flash_attn    None = where the backend has it
@@ -118,30 +118,51 @@ class Engine:
                     "holds the whole text, or another model"
                 )
             n_layer = len(self._geometry.layers)
-        policy = policy or default_policy(n_layer, self.n_ctx)
-        check_freed = partial(check_key_wear, self.type_k, self.n_ctx)
-        scores = {"n_head_kv": self._prepare_scores(policy), "score": context.score, "n_votes": context.n_query}
-        return Memory(policy, n_layer, self.n_ctx, context.compact, check_freed, **scores)
+        if policy is None:
+            choices = default_policies(n_layer, self.n_ctx)
+            policy = next(choice for choice in choices if self._no_scores(choice) is None)
+        return Memory(
+            policy,
+            n_layer,
+            self.n_ctx,
+            context.compact,
+            partial(check_key_wear, self.type_k, self.n_ctx),
+            n_head_kv=self._prepare_scores(policy),
+            score=self._score,
+            n_votes=context.n_query,
+            thin=context.thin,
+            turn=context.turn,
+            n_ctx_train=self._model.n_ctx_train,
+        )
+
+    def _no_scores(self, policy: Policy) -> str | None:
+        """Why this model or memory cannot give `policy` what it needs, and what to do instead; None if it can."""
+        ptr, has_votes = self._context.ptr, any(need.n_query for need in needs_of(policy))
+        if not needs_of(policy) and not is_per_head(policy):
+            return None
+        if native.compact_n_head_kv(ptr) == 0:
+            return "its layers have different numbers of KV heads; use --policy ladder"
+        if is_per_head(policy) and (reason := native.compact_head_reason(ptr)):
+            return f'{reason}; use heads="layer" (--heads layer) or --policy ladder'
+        if has_votes and (reason := native.query_reason(ptr)):
+            return f"{reason}; use keydiff scores or --policy ladder"
+        return None
 
     def _prepare_scores(self, policy: Policy) -> int:
         """KV heads that `policy` decides about; queries are recorded from now on if it wants them to vote.
 
         Raises PolicyError where this model or memory has no such scores, or its heads cannot part.
         """
-        need, ptr, instead = need_of(policy), self._context.ptr, "use --policy ladder"
-        if need is None and not is_per_head(policy):
+        if not needs_of(policy) and not is_per_head(policy):
             return 1
-        n_head_kv = native.compact_n_head_kv(ptr)
-        reason = None if n_head_kv else "its layers have different numbers of KV heads"
-        if is_per_head(policy) and reason is None:
-            reason, instead = native.compact_head_reason(ptr), 'use heads="layer" (--heads layer) or --policy ladder'
-        if need is not None and need.kind == "attention" and reason is None:
-            reason, instead = native.query_reason(ptr), "use keydiff scores or --policy ladder"
-        if reason is not None:
-            raise PolicyError(f"{policy.name} does not work with {self.model.name}: {reason}; {instead}")
-        if need is not None and need.kind == "attention":
-            self._context.set_n_query(need.n_query)
-        return n_head_kv
+        if reason := self._no_scores(policy):
+            raise PolicyError(f"{policy.name} does not work with {self.model.name}: {reason}")
+        if n_query := sum(need.n_query for need in needs_of(policy)):
+            self._context.set_n_query(n_query)
+        return native.compact_n_head_kv(self._context.ptr)
+
+    def _score(self, need: Need, first: int) -> np.ndarray:
+        return self._session.surprise() if need.kind == "surprise" else self._context.score(need, first)
 
     # ---- life ------------------------------------------------------------------------------------------------------
 

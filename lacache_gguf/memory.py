@@ -2,7 +2,8 @@
 
 Knows nothing of tokens' text, models or ctypes: a policy makes a plan, `compact` carries it out, this module counts. A
 policy with a `Need` is shown scores, which `score` gives (`scores.py`).
-Three counts never blur: `n_seen` tokens were ever fed, `n_cells` cells are in use, `pos_next` is the next position.
+Three counts never blur: `n_seen` tokens were ever fed, `n_cells` cells are in use, `pos_next` is the next position
+(`numbering.py`).
 
     memory = Memory(policy, n_layer=30, n_ctx=1024, compact=lambda keep: native.seq_compact(ctx, keep))
     memory.make_room(128)     # before the ubatch
@@ -16,8 +17,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lacache_gguf.arrival import ArrivalScores
 from lacache_gguf.errors import MemoryFull, UsageError
-from lacache_gguf.policies import Need, Policy, View, is_per_head, need_of
+from lacache_gguf.numbering import InCache, Numbering, Original
+from lacache_gguf.policies import Need, Policy, View, is_per_head, n_pos_of, needs_of
+from lacache_gguf.policies.plan import ScoreKind
 from lacache_gguf.scores import Scores
 
 _COUNTERS = ("n_seen", "n_cells", "n_cells_peak", "n_pinned", "n_compactions", "seconds_compact", "cursor", "sweep")
@@ -35,25 +39,34 @@ class Memory:
         check_freed: Callable[[int], None] = lambda n_freed: None,
         *,
         n_head_kv: int = 1,
-        score: Callable[[Need], np.ndarray] | None = None,
+        score: Callable[[Need, int], np.ndarray] | None = None,
         n_votes: Callable[[], int] | None = None,
+        thin: Callable[[np.ndarray], None] | None = None,
+        turn: Callable[[np.ndarray, int], None] | None = None,
+        n_ctx_train: int = 1 << 24,
     ) -> None:
-        """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept];
-        `check_freed(n)` raises if n cells freed at a time are too few. `score(need)` gives float32 [n_layer, n_head_kv,
-        n_cells] and `n_votes()` the queries behind it, for policies with a need. Raises PolicyError for impossible
-        settings.
+        """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept], and numbers
+        cells anew; `check_freed(n)` raises if n cells freed at a time are too few. For policies with a need,
+        `score(need, first)` gives float32 [n_layer, n_head_kv, n_cells - first], and `n_votes()` the queries behind it.
+        Where keys keep positions, `thin(keep)` executes a plan instead, and `turn(turn, shift)`, turn [n_layer, n_head,
+        n_cells], moves them down before `n_ctx_train` is left. Raises PolicyError for impossible settings.
         """
         self.policy = policy
         self.n_layer = n_layer
         self.n_ctx = n_ctx
         self.n_head_kv = n_head_kv
         self.n_head = n_head_kv if is_per_head(policy) else 1  # rows of `held` per layer
-        self._compact = compact
-        self._check_freed = check_freed
+        n_rows, n_pos = n_layer * self.n_head, min(n_pos_of(policy), n_ctx_train)
+        keeps_pos = n_pos > n_ctx
+        self._numbering: Numbering = Original(n_rows, n_ctx, n_pos) if keeps_pos else InCache()
+        self._compact, self._turn = thin if keeps_pos and thin else compact, turn
+        self._check_freed = check_freed if not keeps_pos else lambda n_freed: None  # keys hardly ever turn
         self._check(0)
-        self._held = np.zeros((n_layer * self.n_head, n_ctx), dtype=np.int32)
-        need = need_of(policy)
-        self._scores = Scores(need, n_layer, n_head_kv, n_ctx, score or _nobody, n_votes) if need else None
+        self._held = np.zeros((n_rows, n_ctx), dtype=np.int32)
+        needs, shape = needs_of(policy), (n_layer, n_head_kv, n_ctx)
+        once = [need for need in needs if keeps_pos and need.kind == "keydiff"]
+        self._arrivals = [ArrivalScores(need, *shape, score or _nobody) for need in once]
+        self._scores = [Scores(need, *shape, score or _nobody, n_votes) for need in needs if need not in once]
         self.reset()
 
     def reset(self) -> None:
@@ -66,13 +79,14 @@ class Memory:
         self.seconds_compact = 0.0
         self.cursor = 0
         self.sweep = 0
-        if self._scores:
-            self._scores.reset()
+        self._numbering.reset()
+        for scores in (*self._scores, *self._arrivals):
+            scores.reset()
 
     @property
     def pos_next(self) -> int:
-        """Position of the next token: cell i has position i in every layer."""
-        return self.n_cells
+        """Position of the next token."""
+        return self._numbering.pos_next
 
     @property
     def n_evicted(self) -> int:
@@ -88,6 +102,10 @@ class Memory:
         view = self._held[:, : self.n_cells]
         view.flags.writeable = False
         return view
+
+    def wants(self, kind: ScoreKind) -> bool:
+        """True if the policy wants to see this kind of score."""
+        return any(scores.need.kind == kind for scores in self._scores)
 
     def pin(self, n_pinned: int) -> None:
         """Never thin the first `n_pinned` tokens. Raises PolicyError if the rest of the budget is too small then."""
@@ -118,6 +136,17 @@ class Memory:
 
         Raises MemoryFull if the policy cannot free them.
         """
+        start = time.perf_counter()
+        has_compacted = self._compacted(n_tokens, n_block)
+        turned = self._numbering.turn_down(self.n_cells, n_tokens)
+        if turned is not None and self._turn is not None:
+            turn, shift = turned
+            self._turn(turn.reshape(self.n_layer, self.n_head, -1), shift)
+        if has_compacted or turned is not None:
+            self.seconds_compact += time.perf_counter() - start
+        return has_compacted
+
+    def _compacted(self, n_tokens: int, n_block: int | None) -> bool:
         n_need = self.n_cells + n_tokens - self.n_ctx
         if n_need <= 0:
             return False
@@ -125,7 +154,6 @@ class Memory:
             raise MemoryFull(f"{n_tokens} tokens at once do not fit into {self.n_ctx} cells; use a smaller ubatch")
         n_most = self.policy.n_free_max(self.n_layer, self.n_cells, self.n_pinned)  # of the cells in use, not of all
         n_free = max(n_need, min(self.n_block if n_block is None else n_block, n_most))
-        start = time.perf_counter()
         plan = self.policy.plan(
             View(
                 n_layer=self.n_layer,
@@ -135,26 +163,33 @@ class Memory:
                 cursor=self.cursor,
                 sweep=self.sweep,
                 n_head_kv=self.n_head_kv,
-                scores=self._scores.look(self.n_cells) if self._scores else None,
+                scores=self._look(),
             )
         )
         n_kept = plan.n_kept
         self._compact(plan.keep)
-        self._held[:, :n_kept] = np.take_along_axis(self._held, plan.keep.reshape(-1, n_kept), axis=1)
-        if self._scores:
-            self._scores.move(plan.keep)
+        rows = plan.keep.reshape(-1, n_kept)
+        self._held[:, :n_kept] = np.take_along_axis(self._held, rows, axis=1)
+        self._numbering.move(rows)
+        for scores in (*self._scores, *self._arrivals):
+            scores.move(plan.keep)
         self.cursor, self.sweep = plan.cursor, plan.sweep
         self.n_cells = n_kept
         self.n_compactions += 1
-        self.seconds_compact += time.perf_counter() - start
         return True
+
+    def _look(self) -> dict[ScoreKind, np.ndarray]:
+        """What the policy wants to see."""
+        seen = {scores.need.kind: scores.look(self.n_cells) for scores in self._scores}
+        return seen | {scores.need.kind: scores.look(self.n_cells, self.n_retractable) for scores in self._arrivals}
 
     def advance(self, n_tokens: int) -> None:
         """`n_tokens` were written behind the last cell."""
         end = self.n_cells + n_tokens
         self._held[:, self.n_cells : end] = np.arange(self.n_seen, self.n_seen + n_tokens, dtype=np.int32)
-        if self._scores:
-            self._scores.start(self.n_cells, end)
+        self._numbering.advance(self.n_cells, n_tokens)
+        for scores in (*self._scores, *self._arrivals):
+            scores.start(self.n_cells, end)
         self.n_cells = end
         self.n_seen += n_tokens
         self.n_cells_peak = max(self.n_cells_peak, end)
@@ -169,7 +204,7 @@ class Memory:
 
     def votes(self) -> tuple[np.ndarray | None, int]:
         """What the queries since the last plan say, to hand to `retract`; ask before the cells are freed."""
-        return self._scores.votes(self.n_cells) if self._scores else (None, 0)
+        return self._voted.votes(self.n_cells) if self._voted else (None, 0)
 
     def retract(self, n_tokens: int, votes: tuple[np.ndarray | None, int] = (None, 0)) -> None:
         """Take the newest `n_tokens` back, as if they had never been fed; the caller frees the cells.
@@ -181,16 +216,20 @@ class Memory:
             raise UsageError(f"{n_tokens} tokens cannot be taken back, {self.n_retractable} can")
         self.n_cells -= n_tokens
         self.n_seen -= n_tokens
-        if self._scores:
-            self._scores.retract(self.n_cells, *votes)
+        self._numbering.retract(n_tokens)
+        if self._voted:
+            self._voted.retract(self.n_cells, n_tokens, *votes)
 
     def state(self) -> tuple[dict[str, int | float], dict[str, np.ndarray]]:
         """(counters, arrays) that `restore` needs, apart from policy and budget: "held" int32 [n_layer * n_head,
-        n_cells], and with an attention score "scores" and "votes" float32 [n_layer, n_head_kv, n_cells]."""
-        counters = {name: getattr(self, name) for name in _COUNTERS}
-        arrays = {"held": self.held.copy()}
-        if self._scores:
-            counters["n_votes"], more = self._scores.state(self.n_cells)
+        n_cells], what is known of the cells' worth and, with original positions, "pos" like "held"."""
+        counters = {name: getattr(self, name) for name in (*_COUNTERS, "pos_next")}
+        arrays = {"held": self.held.copy(), **self._numbering.state(self.n_cells)}
+        for scores in self._arrivals:
+            arrays |= scores.state(self.n_cells)
+        if self._voted:
+            numbers, more = self._voted.state(self.n_cells)
+            counters |= numbers
             arrays |= more
         return counters, arrays
 
@@ -208,15 +247,27 @@ class Memory:
             raise ValueError(f"held is {held.dtype} {held.shape}, not int32 {shape}")
         if n_cells and not (held.min() >= 0 and held.max() < n_seen and (np.diff(held, axis=1) > 0).all()):
             raise ValueError("held names tokens that were never fed, or not in order")
-        if self._scores:
-            self._scores.restore(n_cells, int(counters.get("n_votes", 0)), arrays)
+        for scores in self._arrivals:
+            scores.check(n_cells, arrays)
+        if self._voted:
+            self._voted.check(n_cells, counters, arrays)
+        self._numbering.restore(n_cells, int(counters.get("pos_next", n_cells)), arrays)
+        if self._voted:
+            self._voted.restore(n_cells, counters, arrays)
+        for scores in self._arrivals:
+            scores.restore(n_cells, arrays)
         for name, value in values.items():
             setattr(self, name, value)
         self._held[:, :n_cells] = held
+
+    @property
+    def _voted(self) -> Scores | None:
+        """The scores that are carried on, those of attention."""
+        return next((scores for scores in self._scores if scores.need.kind == "attention"), None)
 
     def _n_free_max(self) -> int:
         return self.policy.n_free_max(self.n_layer, self.n_ctx, self.n_pinned)
 
 
-def _nobody(need: Need) -> np.ndarray:
+def _nobody(need: Need, first: int) -> np.ndarray:
     raise UsageError(f"this policy needs {need.kind} scores, and there is no model here that could give them")

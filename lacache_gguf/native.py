@@ -22,7 +22,7 @@ import numpy as np
 import lacache_gguf
 from lacache_gguf.errors import LacacheError, OutOfMemory
 
-ABI = 2  # LLAMA_LACACHE_ABI this module was written for
+ABI = 3  # LLAMA_LACACHE_ABI this module was written for
 _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
 
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
@@ -125,10 +125,16 @@ def _bind(lib: ctypes.CDLL, directory: Path) -> None:
     # int32_t llama_memory_seq_compact(struct llama_context * ctx, llama_seq_id seq_id,
     #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_head, int32_t n_kept);
     _declare(lib, "llama_memory_seq_compact", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
+    # int32_t llama_memory_seq_thin(struct llama_context * ctx, llama_seq_id seq_id,
+    #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_head, int32_t n_kept);
+    _declare(lib, "llama_memory_seq_thin", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
+    # int32_t llama_memory_seq_turn(struct llama_context * ctx, llama_seq_id seq_id,
+    #         const int32_t * turn, size_t n_turn, int32_t n_layer, int32_t n_head, llama_pos shift);
+    _declare(lib, "llama_memory_seq_turn", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
     floats = ctypes.POINTER(ctypes.c_float)
     # int32_t llama_memory_seq_score_keys(struct llama_context * ctx, llama_seq_id seq_id,
-    #         float * scores, size_t n_scores);
-    _declare(lib, "llama_memory_seq_score_keys", i32, ptr, i32, floats, size_t)
+    #         int32_t first, float * scores, size_t n_scores);
+    _declare(lib, "llama_memory_seq_score_keys", i32, ptr, i32, i32, floats, size_t)
     # const char * llama_memory_query_reason(const struct llama_context * ctx);
     _declare(lib, "llama_memory_query_reason", text, ptr)
     # int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
@@ -171,18 +177,35 @@ def compact_head_reason(ctx) -> str | None:
 
 
 def seq_compact(ctx, keep: np.ndarray, seq_id: int = 0) -> None:
-    """Keep the cells `keep` of `seq_id`, drop the rest, renumber 0..n_kept-1.
+    """Keep the cells `keep` of `seq_id`, drop the rest, renumber 0..n_kept-1; keys turn to their new position.
 
     `keep`: int32 [n_layer, n_kept], or [n_layer, n_head_kv, n_kept] for cells of its own in every KV head.
     Raises NativeError with the status of llama-lacache.h; OutOfMemory if the work buffers do not fit.
     """
-    keep = np.ascontiguousarray(keep, dtype=np.int32)
-    if keep.ndim not in (2, 3):
-        raise NativeError(f"a plan is [n_layer, n_kept] or [n_layer, n_head_kv, n_kept], not of shape {keep.shape}")
-    n_layer, n_head, n_kept = keep.shape if keep.ndim == 3 else (keep.shape[0], 1, keep.shape[1])
-    pointer = keep.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-    status = load()._lib.llama_memory_seq_compact(ctx, seq_id, pointer, keep.size, n_layer, n_head, n_kept)
-    _check(status, f"compaction to {n_kept} cells failed")
+    _call_with_box("llama_memory_seq_compact", "compaction", ctx, seq_id, keep)
+
+
+def seq_thin(ctx, keep: np.ndarray, seq_id: int = 0) -> None:
+    """The same, but keys stay turned by the positions they have; in the table cells count backwards from the newest."""
+    _call_with_box("llama_memory_seq_thin", "thinning", ctx, seq_id, keep)
+
+
+def seq_turn(ctx, turn: np.ndarray, shift: int, seq_id: int = 0) -> None:
+    """Turn the keys of every cell by `turn` positions, int32 [n_layer, n_cells] or [n_layer, n_head_kv, n_cells].
+
+    The positions in the table change by `shift`. Raises as `seq_compact` does.
+    """
+    _call_with_box("llama_memory_seq_turn", "turning", ctx, seq_id, turn, shift)
+
+
+def _call_with_box(name: str, what: str, ctx, seq_id: int, box: np.ndarray, last: int | None = None) -> None:
+    box = np.ascontiguousarray(box, dtype=np.int32)
+    if box.ndim not in (2, 3):
+        raise NativeError(f"{what} needs [n_layer, n] or [n_layer, n_head_kv, n] numbers, not shape {box.shape}")
+    n_layer, n_head, n = box.shape if box.ndim == 3 else (box.shape[0], 1, box.shape[1])
+    pointer = box.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+    status = getattr(load()._lib, name)(ctx, seq_id, pointer, box.size, n_layer, n_head, n if last is None else last)
+    _check(status, f"{what} of {n} cells failed")
 
 
 def _check(status: int, failed: str) -> None:
@@ -194,13 +217,14 @@ def _check(status: int, failed: str) -> None:
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 
-def score_keys(ctx, seq_id: int = 0) -> np.ndarray:
-    """How little every key is like the others (KeyDiff, arXiv 2504.15364): float32 [n_layer, n_head_kv, n_cells].
+def score_keys(ctx, seq_id: int = 0, first: int = 0) -> np.ndarray:
+    """How little keys are like each other (KeyDiff, arXiv 2504.15364): float32 [n_layer, n_head_kv, n_cells - first].
 
-    -cos(k, mean of the normalized keys) with keys without their rotation; in [-1, 1], higher = keep.
+    -cos(k, mean of the normalized keys) over the cells from `first` on, with keys without the rotation by their
+    position in the table; in [-1, 1], higher = keep.
     Raises NativeError with the status of llama-lacache.h; OutOfMemory if the work buffers do not fit.
     """
-    return _scores("llama_memory_seq_score_keys", ctx, seq_id)
+    return _scores("llama_memory_seq_score_keys", ctx, seq_id, first)
 
 
 def query_reason(ctx) -> str | None:
@@ -232,11 +256,12 @@ def score_attention(ctx, seq_id: int = 0) -> np.ndarray:
     return _scores("llama_memory_seq_score_attention", ctx, seq_id)
 
 
-def _scores(name: str, ctx, seq_id: int) -> np.ndarray:
-    scores = np.empty((compact_n_layer(ctx), compact_n_head_kv(ctx), seq_n_cells(ctx, seq_id)), np.float32)
+def _scores(name: str, ctx, seq_id: int, *first: int) -> np.ndarray:
+    n_cells = max(0, seq_n_cells(ctx, seq_id) - sum(first))
+    scores = np.empty((compact_n_layer(ctx), compact_n_head_kv(ctx), n_cells), np.float32)
     pointer = scores.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    status = getattr(load()._lib, name)(ctx, seq_id, pointer, scores.size)
-    _check(status, f"scoring {scores.shape[2]} cells failed")
+    status = getattr(load()._lib, name)(ctx, seq_id, *first, pointer, scores.size)
+    _check(status, f"scoring {n_cells} cells failed")
     return scores
 
 

@@ -1,16 +1,16 @@
 """What is known of the worth of every cell: asks for scores, averages them over time, and moves with the cells.
 
-A position-only policy has none of this, and a KeyDiff score is asked for anew each time. Attention is more: the newest
-queries vote, older votes fade (`Need.decay`), cells that came since the last compaction start from 0, and a plan moves
-what is known along with the cells it keeps. It knows neither policies' rules nor where scores come from.
+A position-only policy has none of this; scores of keys and surprise are asked for anew each time. Attention is more:
+the newest queries vote, older votes fade (`Need.decay`), cells that came since the last compaction start from 0, and a
+plan moves what is known along with the cells it keeps. It knows neither policies' rules nor where scores come from.
 
-    scores = Scores(Need("attention", n_query=32, decay=0.5), n_layer=30, n_head_kv=3, n_ctx=1024, ask=context.score)
+    scores = Scores(Need("attention", n_query=32, decay=0.999), n_layer=30, n_head_kv=3, n_ctx=1024, ask=context.score)
     scores.look(n_cells)          # before the plan
     scores.move(plan.keep)        # after it
     scores.start(n_cells, end)    # cells that come in
 
 Starting from 0 is the sum that H2O keeps: a young cell, which fewer queries have seen, looks worse than it may be. The
-recent window protects it until the average has caught up: after m compactions it has reached 1 - decay**m of its worth.
+recent window protects it until the average has caught up: m tokens later it has reached 1 - decay**m of its worth.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Scores:
         n_layer: int,
         n_head_kv: int,
         n_ctx: int,
-        ask: Callable[[Need], np.ndarray],
+        ask: Callable[[Need, int], np.ndarray],
         n_votes: Callable[[], int] | None = None,
     ) -> None:
-        """`ask(need)` gives float32 [n_layer, n_head_kv, n_cells]; `n_votes()` tells how many queries stand behind
+        """`ask(need, 0)` gives float32 [n_layer, n_head_kv, n_cells]; `n_votes()` tells how many queries stand behind
         what it gives (attention only; None = always enough). With 0 it is not asked: what was known stands.
         """
         self.need = need
@@ -47,6 +47,10 @@ class Scores:
 
     def reset(self) -> None:
         """Forget everything."""
+        self._lose_votes()
+        self._n_fresh = 0  # tokens that came since somebody looked
+
+    def _lose_votes(self) -> None:
         self._votes: np.ndarray | None = None  # float32 [n_layer, n_head_kv, n]: of queries that native code lost
         self._n_votes = 0
 
@@ -60,8 +64,9 @@ class Scores:
         votes, _ = self.votes(n_cells)
         known = self._known[..., :n_cells]
         if votes is not None:
-            known *= self.need.decay
-            known += (1 - self.need.decay) * votes
+            weight = self.need.decay**self._n_fresh
+            known *= weight
+            known += (1 - weight) * votes
             self.reset()
         return known
 
@@ -71,21 +76,18 @@ class Scores:
             rows = keep if keep.ndim == 3 else keep[:, None]
             self._known[..., : rows.shape[-1]] = np.take_along_axis(self._known, rows, axis=-1)
 
-    def retract(self, n_cells: int, votes: np.ndarray | None, n_votes: int) -> None:
-        """Cells from `n_cells` on are taken back, and native code forgets all queries; `votes` was cast before."""
+    def retract(self, n_cells: int, n_back: int, votes: np.ndarray | None, n_votes: int) -> None:
+        """The `n_back` cells from `n_cells` on are gone, and native code forgets all queries; `votes` came before."""
+        self._n_fresh = max(0, self._n_fresh - n_back)
         self._votes, self._n_votes = (None, 0) if votes is None else (votes[..., :n_cells].copy(), n_votes)
 
     def start(self, first: int, end: int) -> None:
         """Cells `first` .. `end` - 1 came in: nothing is known of them."""
         self._known[..., first:end] = 0
+        self._n_fresh += end - first
 
     def _asked(self, n_cells: int) -> np.ndarray:
-        scores = self._ask(self.need)
-        if scores.shape != (*self._shape, n_cells):
-            raise ValueError(f"scores of shape {scores.shape}, not {(*self._shape, n_cells)}")
-        if not np.isfinite(scores).all():
-            raise LacacheError(f"{self.need.kind} scores of this model are no finite numbers; use a policy without")
-        return scores
+        return asked(self._ask, self.need, (*self._shape, n_cells))
 
     def votes(self, n_cells: int) -> tuple[np.ndarray | None, int]:
         """(votes float32 [n_layer, n_head_kv, n_cells] since the last look, their number); None, 0 if there are none.
@@ -106,18 +108,20 @@ class Scores:
             votes = old if votes is None else (n_old * old + n_new * votes) / np.float32(n_old + n_new)
         return votes, n_old + n_new
 
-    def state(self, n_cells: int) -> tuple[int, dict[str, np.ndarray]]:
-        """(number of votes, arrays) that `restore` needs; changes nothing, so that a saved engine goes on as before."""
+    def state(self, n_cells: int) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+        """(counters, arrays) that `restore` needs; changes nothing, so that a saved engine goes on as before."""
         if not self._is_kept:
-            return 0, {}
+            return {}, {}
         votes, n_votes = self.votes(n_cells)
         empty = np.empty((*self._shape, 0), dtype=np.float32)
-        return n_votes, {"scores": self._known[..., :n_cells].copy(), "votes": empty if votes is None else votes.copy()}
+        arrays = {"scores": self._known[..., :n_cells].copy(), "votes": empty if votes is None else votes.copy()}
+        return {"n_votes": n_votes, "n_fresh": self._n_fresh}, arrays
 
-    def check(self, n_cells: int, n_votes: int, arrays: dict[str, np.ndarray]) -> None:
+    def check(self, n_cells: int, counters: dict[str, int | float], arrays: dict[str, np.ndarray]) -> None:
         """Raise ValueError unless `restore` can set these."""
         if not self._is_kept:
             return
+        n_votes, n_fresh = int(counters.get("n_votes", 0)), int(counters.get("n_fresh", 0))
         wanted = {"scores": n_cells, "votes": n_cells if n_votes else 0}
         for name, n in wanted.items():
             array = arrays.get(name)
@@ -125,13 +129,27 @@ class Scores:
                 raise ValueError(f"it was saved without {name} of its cells, which this policy needs")
             if array.dtype != np.float32 or array.shape != (*self._shape, n) or not np.isfinite(array).all():
                 raise ValueError(f"{name} are {array.dtype} {array.shape}, not finite float32 {(*self._shape, n)}")
-        if not 0 <= n_votes <= self.need.n_query:
-            raise ValueError(f"{n_votes} votes of {self.need.n_query}")
+        if not 0 <= n_votes <= self.need.n_query or n_fresh < 0:
+            raise ValueError(f"{n_votes} votes of {self.need.n_query}, {n_fresh} new tokens")
 
-    def restore(self, n_cells: int, n_votes: int, arrays: dict[str, np.ndarray]) -> None:
+    def restore(self, n_cells: int, counters: dict[str, int | float], arrays: dict[str, np.ndarray]) -> None:
         """Set what `state` gave. Raises ValueError, changing nothing, if it cannot be."""
-        self.check(n_cells, n_votes, arrays)
+        self.check(n_cells, counters, arrays)
         self.reset()
+        n_votes, self._n_fresh = int(counters.get("n_votes", 0)), int(counters.get("n_fresh", 0))
         if self._is_kept:
             self._known[..., :n_cells] = arrays["scores"]
             self._votes, self._n_votes = (arrays["votes"].copy(), n_votes) if n_votes else (None, 0)
+
+
+def asked(
+    ask: Callable[[Need, int], np.ndarray], need: Need, shape: tuple[int, int, int], first: int = 0
+) -> np.ndarray:
+    """What `ask(need, first)` says of the cells from `first` on, float32 `shape`. Raises LacacheError if a score is no
+    finite number."""
+    scores = ask(need, first)
+    if scores.shape != shape:
+        raise ValueError(f"scores of shape {scores.shape}, not {shape}")
+    if not np.isfinite(scores).all():
+        raise LacacheError(f"{need.kind} scores of this model are no finite numbers; use a policy without")
+    return scores

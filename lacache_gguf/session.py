@@ -19,6 +19,7 @@ import numpy as np
 from lacache_gguf.context import Context
 from lacache_gguf.errors import UsageError
 from lacache_gguf.events import Progress, Step
+from lacache_gguf.history import History
 from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
 from lacache_gguf.sampling import Sampler, Sampling, log_softmax, nll
@@ -30,13 +31,14 @@ class Session:
 
     def __init__(self, model: Model, context: Context, memory: Memory, n_ubatch: int) -> None:
         self._model, self._context, self._memory, self._n_ubatch = model, context, memory, n_ubatch
+        self._history = History(has_losses=memory.wants("surprise"))
         self.reset()
 
     def reset(self) -> None:
         """Forget everything and start the counters anew."""
         self._context.clear()
         self._memory.reset()
-        self._seen = np.empty(1024, dtype=np.int32)  # the first n_seen count
+        self._history.clear()
         self.pending: list[int] = []  # sampled, not yet fed
         self._has_logits = False
         self._restored_row: np.ndarray | None = None  # float32 [n_vocab]: logits that came from a checkpoint
@@ -48,9 +50,7 @@ class Session:
     @property
     def seen(self) -> np.ndarray:
         """Every token fed and not taken back, in order: int32 [n_seen], read-only, valid until the next step."""
-        view = self._seen[: self._memory.n_seen]
-        view.flags.writeable = False
-        return view
+        return self._history.tokens
 
     @property
     def fed(self) -> np.ndarray:
@@ -61,15 +61,28 @@ class Session:
 
     def feed(self, chunk: Sequence[int], n_block: int | None = None, all_logits: bool = False) -> None:
         """Make room, decode, count: the only place where cells come."""
+        losses = np.empty(len(chunk), dtype=np.float32) if self._history.has_losses else None
+        if losses is not None:
+            losses[0] = nll(self._row()[None], chunk[:1])[0] if self._has_logits else self._usual_loss()
         self._has_logits = False
         self._memory.make_room(len(chunk), n_block)
-        self._context.decode(chunk, self._memory.pos_next, all_logits)
-        n_seen = self._memory.n_seen
-        if n_seen + len(chunk) > len(self._seen):
-            self._seen = np.concatenate([self._seen, np.empty(len(self._seen) + len(chunk), dtype=np.int32)])
-        self._seen[n_seen : n_seen + len(chunk)] = chunk
+        self._context.decode(chunk, self._memory.pos_next, all_logits or losses is not None)
+        if losses is not None and len(chunk) > 1:
+            losses[1:] = nll(self._context.logits(len(chunk))[:-1], chunk[1:])
+        self._history.append(chunk, losses)
         self._memory.advance(len(chunk))
         self._has_logits, self._restored_row = True, None
+
+    def _usual_loss(self) -> float:
+        """For a token that nothing foretold: the first one, or one behind text that was taken back."""
+        losses = self._history.losses
+        return float(losses.mean()) if len(losses) else 0.0
+
+    def surprise(self) -> np.ndarray:
+        """How unlikely the token of every cell was when it came, in nats: float32 [n_layer, n_head_kv, n_cells]."""
+        memory = self._memory
+        losses = self._history.losses[memory.held].reshape(memory.n_layer, memory.n_head, memory.n_cells)
+        return np.broadcast_to(losses, (memory.n_layer, memory.n_head_kv, memory.n_cells))
 
     def keep(self, n_tokens: int) -> bool:
         """Take back all but the first `n_tokens` of `fed`, the cells included; False, with nothing changed, if the
@@ -83,6 +96,7 @@ class Session:
             if not self._context.retract(self._memory.pos_next - n_back):
                 return False
             self._memory.retract(n_back, votes)
+            self._history.cut(n_tokens)
             self._has_logits = False
         del self.pending[max(0, n_tokens - n_seen) :]
         return True
@@ -230,6 +244,7 @@ class Session:
         arrays = {
             **memory,
             "seen": self.seen,
+            **({"losses": self._history.losses} if self._history.has_losses else {}),
             "pending": np.asarray(self.pending, dtype=np.int32),
             "logits": np.array(self._row() if self._has_logits else [], dtype=np.float32),
             "cells": self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8),
@@ -248,6 +263,8 @@ class Session:
         n_read, n_decoded = int(values["n_read"]), int(values["n_decoded"])
         before = self._memory.state()
         cells = self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8)
+        history = History(self._history.has_losses)
+        history.replace(seen, arrays.get("losses", np.empty(0, dtype=np.float32)))
         self._memory.restore(values["memory"], arrays)
         try:
             self._context.restore(arrays["cells"], self._memory.n_cells)
@@ -255,7 +272,7 @@ class Session:
             self._memory.restore(*before)
             self._context.restore(cells, self._memory.n_cells)
             raise
-        self._seen, self.pending = seen.copy(), [int(token) for token in pending]
+        self._history, self.pending = history, [int(token) for token in pending]
         self._has_logits, self._restored_row = len(logits) > 0, logits.copy() if len(logits) else None
         self.seconds, self.n_read, self.n_decoded = seconds, n_read, n_decoded
         self.finish_reason = values["finish_reason"]

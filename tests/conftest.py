@@ -25,7 +25,7 @@ from lacache_gguf.errors import CheckpointMismatch, DamagedCheckpoint, LacacheEr
 from lacache_gguf.events import Progress, Stats, Step
 from lacache_gguf.kv_budget import parse_budget
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import default_policy
+from lacache_gguf.policies import Need, default_policy
 
 N_BYTES_PER_CELL = 23040  # the default model's, with f16
 N_VOCAB = 259
@@ -59,16 +59,14 @@ class FakeEngine:
         self.model = ResolvedModel(Path("fake.gguf"), "fake", "MIT", "path")
         self.sampling: dict[str, Any] = {}
         self.is_closed = False
-        self._memory = Memory(
-            self.policy, self.n_layer, self.n_ctx, lambda keep: None, n_head_kv=2, score=lambda need: self._lots()
-        )
+        self._memory = Memory(self.policy, self.n_layer, self.n_ctx, lambda keep: None, n_head_kv=2, score=self._lots)
         FakeEngine.opened.append(self)
         self.reset()
 
-    def _lots(self) -> np.ndarray:
-        """Scores for the policies that want some: float32 [n_layer, 2, n_cells]."""
+    def _lots(self, need: Need, first: int) -> np.ndarray:
+        """Scores for the policies that want some: float32 [n_layer, 2, n_cells - first]."""
         rng = np.random.default_rng(self._memory.n_seen)
-        return rng.random((self.n_layer, 2, self._memory.n_cells), dtype=np.float32)
+        return rng.random((self.n_layer, 2, self._memory.n_cells), dtype=np.float32)[..., first:]
 
     def __enter__(self) -> FakeEngine:
         return self
@@ -221,7 +219,7 @@ class FakeEngine:
             "fake_n_ctx": self.n_ctx,
             "seen": self._seen,
             "counters": counters,
-            "held": arrays["held"].tolist(),
+            "arrays": {name: (str(a.dtype), a.shape, a.ravel().tolist()) for name, a in arrays.items()},
             "note": note or {},
         }
         Path(path).write_text(json.dumps(content), encoding="utf-8")
@@ -229,13 +227,14 @@ class FakeEngine:
     def load(self, path: str | Path) -> dict[str, Any]:
         try:
             content = json.loads(Path(path).read_text("utf-8"))
-            n_ctx, held = content["fake_n_ctx"], np.asarray(content["held"], dtype=np.int32)
+            n_ctx, stored = content["fake_n_ctx"], content["arrays"]
+            arrays = {name: np.asarray(a, dtype).reshape(shape) for name, (dtype, shape, a) in stored.items()}
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
         if n_ctx != self.n_ctx:
             raise CheckpointMismatch(f"{path} is of a memory of {n_ctx} cells, this one has {self.n_ctx}")
         self.reset()
-        self._memory.restore(content["counters"], {"held": held.reshape(self.n_layer * self._memory.n_head, -1)})
+        self._memory.restore(content["counters"], arrays)
         self._seen = content["seen"]
         return content["note"]
 

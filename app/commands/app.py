@@ -115,6 +115,7 @@ def check_host(host: str, auth: tuple[str, str] | None) -> None:
 def choose_settings(args: argparse.Namespace, folder: Path, terminal: Terminal) -> EngineSettings:
     """The engine's settings: flags, then environment variables, then what was chosen in the app, then defaults."""
     from lacache_app.host import EngineSettings
+    from lacache_app.memory_flags import with_calibration
     from lacache_app.settings import load_settings
 
     stored = load_settings(folder)
@@ -122,7 +123,8 @@ def choose_settings(args: argparse.Namespace, folder: Path, terminal: Terminal) 
         return stored
     options.fill_defaults(args)
     model = options.find_model(args, terminal)
-    settings = options.with_calibration(options.engine_settings(args, model), args, model, terminal)
+    settings = options.engine_settings(args, model)
+    with_calibration(settings, args, model, terminal)  # says so; the default looks for it at every load
     return EngineSettings(**settings)
 
 

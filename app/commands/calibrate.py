@@ -13,8 +13,8 @@ from lacache_app.terminal import Terminal, stop_on_ctrl_c
 
 if TYPE_CHECKING:
     from lacache_app.evaluate.bench import Bench
-    from lacache_app.evaluate.memory_spec import Size
     from lacache_app.evaluate.search import Clock, Finding
+    from lacache_app.memory_spec import Size
 
     from lacache_gguf.engine import Engine
     from lacache_gguf.events import Progress
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 def _tell(args: argparse.Namespace, terminal: Terminal, bench: Bench, text: str, size: Size, found: Finding) -> int:
     """Print the table and what it means, and keep what is better."""
     from lacache_app.calibrated import Calibration, save_calibration
-    from lacache_app.evaluate.memory_spec import DEFAULT
     from lacache_app.evaluate.tables import aligned, signed
+    from lacache_app.memory_spec import DEFAULT
     from lacache_app.paths import data_dir
 
     import lacache_gguf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -12,25 +11,27 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lacache_app import options
+from lacache_app.memory_flags import POLICY_FIELDS
 from lacache_app.terminal import Terminal, mib, stop_on_ctrl_c
 
 if TYPE_CHECKING:
-    from lacache_app.compare import Contender, Event, Outcome
+    from lacache_app.compare import Event, Outcome
+    from lacache_app.memory_spec import MemorySpec
 
 HELP = "let two to four memories of equal size answer one question, and show how their answers differ"
 EXAMPLES = """\
 examples:
   lacache compare "Who is the murderer?" -d novel.txt --kv-budget 16MiB
-  lacache compare "Sum it up." -d report.pdf --memory ladder --memory sink_window --memory full
+  lacache compare "Sum it up." -d report.pdf --memory salience --memory sink_window --memory full
   lacache compare "Sum it up." -d report.pdf --memory ladder:span=8 --memory ladder:k=q8_0,v=q4_0 --json
 
-a memory is a policy with settings: ladder, sink_window or full, then k=, v= (KV types), span=, overlap=, sink=, recent=
+a memory is a policy with settings, as for lacache eval: default, full, sink_window, ladder, salience ..., then the
+policy's fields (sink= and recent= for n_sink and n_recent), recent=25% of the cells, k= and v= (KV types)
 defaults here: --kv-budget 16MiB -n 128 --temp 0 --seed 0
 """
 BUDGET = "16MiB"
 N_PREDICT = 128
-POLICY_FLAGS = ("policy", "span", "overlap", "sink", "recent")
-MEMORIES = ("ladder", "sink_window", "full")
+POLICY_FLAGS = ("policy", *POLICY_FIELDS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--memory", action="append", default=[], metavar="KIND",
-        help=f"a memory to compare, 2 to 4 times (default: {', '.join(MEMORIES)})",
+        help="a memory to compare, 2 to 4 times (default: full, sink_window, the published ladder, and default)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on standard output")
     options.add_engine_options(parser)
@@ -50,8 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Let them answer one after the other, then print the table, the answers and the differences."""
-    from lacache_app.compare import SAMPLING, Question, compare, parse_contender
+    from lacache_app.compare import LINE_UP, SAMPLING, Question, check_contenders, compare
     from lacache_app.documents import join, read_document
+    from lacache_app.memory_spec import parse_memory
 
     from lacache_gguf.errors import UsageError
 
@@ -63,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
     options.fill_defaults(args, predict=N_PREDICT, **({} if has_cells else {"kv_budget": BUDGET}), **SAMPLING)
     for flag in POLICY_FLAGS:  # what an environment variable says about chats is nothing for a comparison
         setattr(args, flag, None)
-    contenders = [parse_contender(text) for text in args.memory or MEMORIES]
-    if args.cache_type_k != "f16" or args.cache_type_v != "f16":
-        contenders = [_with_types(c, args.cache_type_k, args.cache_type_v) for c in contenders]
+    contenders = [parse_memory(text, args.cache_type_k, args.cache_type_v) for text in args.memory or LINE_UP]
+    check_contenders(contenders)
     documents = [read_document(path) for path in args.document]
     for document in documents:
         if document.note:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 130 if is_stopped else 0 if any(not outcome.refused for outcome in outcomes) else 7
 
 
-def show(events: Iterator[Event], contenders: list[Contender], terminal: Terminal) -> tuple[list[Outcome], bool]:
+def show(events: Iterator[Event], contenders: list[MemorySpec], terminal: Terminal) -> tuple[list[Outcome], bool]:
     """Progress on standard error; returns what came out, and whether Ctrl-C ended it."""
     from contextlib import ExitStack
 
@@ -124,7 +125,7 @@ def report(outcomes: list[Outcome], width: int) -> str:
     lines = [*_table(outcomes), ""]
     first = next((outcome for outcome in outcomes if not outcome.refused), None)
     for outcome in outcomes:
-        lines.append(f"{outcome.contender.label}:")
+        lines.append(f"{outcome.label}:")
         if outcome.refused:
             text = f"refused: {outcome.refused}"
         elif outcome is first:
@@ -144,11 +145,11 @@ def _table(outcomes: list[Outcome]) -> list[str]:
     rows = [head]
     for o in outcomes:
         if o.refused:
-            rows.append((o.contender.label, *("-",) * 7))
+            rows.append((o.label, *("-",) * 7))
             continue
         rows.append(
             (
-                o.contender.label,
+                o.label,
                 f"{o.n_ctx:,}",
                 mib(o.kv_bytes),
                 f"{o.n_seen - o.n_written:,} tokens",
@@ -160,12 +161,6 @@ def _table(outcomes: list[Outcome]) -> list[str]:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _with_types(contender: Contender, type_k: str, type_v: str) -> Contender:
-    """-ctk and -ctv hold for every memory that names no type itself."""
-    is_plain = (contender.type_k, contender.type_v) == ("f16", "f16")
-    return dataclasses.replace(contender, type_k=type_k, type_v=type_v) if is_plain else contender
 
 
 def _budget_bytes(settings: dict) -> int:

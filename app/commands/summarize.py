@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacache_app import options
+from lacache_app.memory_flags import is_policy_given
 from lacache_app.terminal import Terminal, mib, stop_on_ctrl_c
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _engine_of(job: Job, args: argparse.Namespace) -> None:
     if args.ctx_size is None and args.kv_budget is None:
         args.ctx_size = engine["n_ctx"]
     args.cache_type_k, args.cache_type_v = args.cache_type_k or engine["type_k"], args.cache_type_v or engine["type_v"]
-    if not options.is_policy_given(args):
+    if not is_policy_given(args):
         args.stored_policy = engine["policy"]
 
 

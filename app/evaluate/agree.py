@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from lacache_app.evaluate.bench import Bench, Setup
-from lacache_app.evaluate.memory_spec import MemorySpec, Size, parse_memory
 from lacache_app.evaluate.ppl import Case
 from lacache_app.evaluate.runner import Item, Tick
 from lacache_app.evaluate.stats import Blocks
 from lacache_app.evaluate.texts import Text, tokens_of
+from lacache_app.memory_spec import MemorySpec, Size, parse_memory
 
 from lacache_gguf.errors import LacacheError, UsageError
 

@@ -15,9 +15,9 @@ from lacache_app.terminal import Terminal, stop_on_ctrl_c
 
 if TYPE_CHECKING:
     from lacache_app.evaluate.bench import Bench
-    from lacache_app.evaluate.memory_spec import MemorySpec, Size
     from lacache_app.evaluate.results import ResultLog
     from lacache_app.evaluate.runner import Item, Run
+    from lacache_app.memory_spec import MemorySpec, Size
 
 N_TOKENS = 4096
 N_CELLS = "512"
@@ -90,7 +90,7 @@ def add_texts(parser: argparse.ArgumentParser, n_tokens: int = N_TOKENS) -> None
 
 def specs_of(args: argparse.Namespace, memories: Sequence[str] = MEMORIES) -> list[MemorySpec]:
     """The memories that were asked for. Raises UsageError."""
-    from lacache_app.evaluate.memory_spec import parse_memory
+    from lacache_app.memory_spec import parse_memory
 
     types = (args.cache_type_k, args.cache_type_v)
     return [parse_memory(text, *types) for text in dict.fromkeys(args.memory or memories)]
@@ -98,7 +98,7 @@ def specs_of(args: argparse.Namespace, memories: Sequence[str] = MEMORIES) -> li
 
 def sizes_of(args: argparse.Namespace, default: str = N_CELLS) -> list[Size]:
     """The sizes that were asked for. Raises UsageError."""
-    from lacache_app.evaluate.memory_spec import parse_size
+    from lacache_app.memory_spec import parse_size
 
     from lacache_gguf.errors import UsageError
 

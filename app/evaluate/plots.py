@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lacache_app.evaluate.agree import Agreement
-from lacache_app.evaluate.memory_spec import Size
 from lacache_app.evaluate.ppl import Case, Perplexity
 from lacache_app.evaluate.recall import Ratio, RecallCase
 from lacache_app.evaluate.runner import Run
@@ -24,6 +23,7 @@ from lacache_app.evaluate.stats import Blocks, average
 from lacache_app.evaluate.tables import size_title
 from lacache_app.evaluate.tables_of_answers import scores_of
 from lacache_app.evaluate.tasks import TASKS
+from lacache_app.memory_spec import Size
 
 from lacache_gguf.errors import StorageError, UsageError
 

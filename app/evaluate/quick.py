@@ -16,7 +16,6 @@ from typing import Any
 from lacache_app.evaluate import agree, recall
 from lacache_app.evaluate.agree import Agreement
 from lacache_app.evaluate.bench import Bench
-from lacache_app.evaluate.memory_spec import MemorySpec, Size
 from lacache_app.evaluate.ppl import Case
 from lacache_app.evaluate.recall import Plan, RecallCase
 from lacache_app.evaluate.runner import Item, Run
@@ -24,6 +23,7 @@ from lacache_app.evaluate.stats import average, mean_of_trials
 from lacache_app.evaluate.tables import MISSING, aligned, percent, size_title, spread
 from lacache_app.evaluate.tables_of_answers import scores_of
 from lacache_app.evaluate.texts import Text
+from lacache_app.memory_spec import MemorySpec, Size
 from lacache_app.terminal import mib
 
 _TEXT, _PROMPT = 6.0, 2.5  # times the cells

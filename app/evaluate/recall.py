@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lacache_app.evaluate.bench import Bench, Setup
-from lacache_app.evaluate.memory_spec import MemorySpec, Size
 from lacache_app.evaluate.runner import Item, Tick
 from lacache_app.evaluate.tasks import TASKS, Puzzle, Task
+from lacache_app.memory_spec import MemorySpec, Size
 
 from lacache_gguf.errors import LacacheError, UsageError
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from lacache_app.evaluate.bench import Bench, Setup
-from lacache_app.evaluate.memory_spec import DEFAULT, MemorySpec, Size, parse_memory
 from lacache_app.evaluate.runner import Tick
 from lacache_app.evaluate.stats import Blocks, Interval, difference
+from lacache_app.memory_spec import DEFAULT, MemorySpec, Size, parse_memory
 
 from lacache_gguf.errors import LacacheError, UsageError
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lacache_app.evaluate.bench import Bench, Setup
-from lacache_app.evaluate.memory_spec import MemorySpec, Size
 from lacache_app.evaluate.ppl import Case
 from lacache_app.evaluate.rouge import rouge
 from lacache_app.evaluate.runner import Item, Tick
 from lacache_app.evaluate.texts import Text
+from lacache_app.memory_spec import MemorySpec, Size
 
 from lacache_gguf.errors import LacacheError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lacache_app.evaluate.memory_spec import Size
 from lacache_app.evaluate.stats import Interval
+from lacache_app.memory_spec import Size
 
 MISSING = "-"
 

@@ -11,7 +11,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lacache_app.compare import Contender, Event, Outcome, Started, word_diff
+from lacache_app.compare import Event, Outcome, Started, word_diff
+from lacache_app.memory_spec import MemorySpec
 
 from lacache_gguf.events import Progress, Step
 
@@ -20,11 +21,16 @@ from lacache_gguf.events import Progress, Step
 class Slot:
     """How far a contender is: state is waiting, loading, reading, writing, done, refused or stopped."""
 
-    contender: Contender
+    contender: MemorySpec
     state: str = "waiting"
     progress: Progress | None = None
     text: str = ""
     outcome: Outcome | None = None
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return self.outcome.label if self.outcome else self.contender.label
 
 
 def fold(slots: Sequence[Slot], events: Sequence[Event]) -> list[Slot]:
@@ -73,7 +79,7 @@ def _card(number: int, slot: Slot, first: Slot | None) -> str:
     costs = _costs(slot.outcome) if slot.outcome is not None and slot.state == "done" else ""
     diff = _diff(first, slot) if slot.state == "done" and first is not None and slot is not first else ""
     return (
-        f'<article class="cmp-card" data-state="{slot.state}"><h3>{number}. {html.escape(slot.contender.label)}</h3>'
+        f'<article class="cmp-card" data-state="{slot.state}"><h3>{number}. {html.escape(slot.label)}</h3>'
         f'<p class="cmp-state">{html.escape(_state(slot))}</p>{_bar(slot)}{costs}{text}{diff}</article>'
     )
 
@@ -119,7 +125,7 @@ def _costs(outcome: Outcome) -> str:
 def _diff(first: Slot, slot: Slot) -> str:
     parts = word_diff(first.text, slot.text)
     n = {kind: sum(len(text.split()) for k, text in parts if k == kind) for kind in ("same", "del", "ins")}
-    name = html.escape(first.contender.label)
+    name = html.escape(first.label)
     if not n["del"] and not n["ins"]:
         return f'<p class="cmp-same">Word for word the answer of {name}.</p>'
     marks = {

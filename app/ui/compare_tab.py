@@ -2,45 +2,49 @@
 
 What it is: `build` and `wire`; the work itself is lacache_app.compare, run in the host's thread beside the loaded
 engine, whose chat stays warm. Nothing is written to disk, so nothing is left behind however it ends.
-What it does not know: how a memory works.
+What it does not know: how a memory works, what the fields say (compare_choice.py).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from lacache_app.compare import N_MAX, NAMES, Contender, Event, Outcome, Question, cells, compare, parse_contender
+from lacache_app.compare import LINE_UP, Event, Outcome, Question, check_contenders, compare
+from lacache_app.memory_spec import MemorySpec, parse_memory
 from lacache_app.ui import compare_html
+from lacache_app.ui.compare_choice import (
+    DEFAULT_MIB,
+    MIB,
+    contenders_of,
+    grouped,
+    is_ladder,
+    kinds,
+    largest_mib,
+    read_text,
+    remark,
+    sizes,
+    whole,
+)
 from lacache_app.ui.compare_html import Slot
 from lacache_app.ui.context import Context
 
-from lacache_gguf.errors import LacacheError, UsageError
+from lacache_gguf.errors import LacacheError
 
 if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
 
 ID, TITLE = "compare", "Compare"
-KINDS = [
-    ("Ladder", "ladder"),
-    ("First and newest", "sink_window"),
-    ("Full cache", "full"),
-    ("none", ""),
-]
 KV_TYPES = [
     ("16 bits", "f16/f16"),
     ("8 bits", "q8_0/q8_0"),
     ("K 8, V 4 bits", "q8_0/q4_0"),
     ("4 bits", "q4_0/q4_0"),
 ]
-FIRST_CHOICE = ("ladder", "sink_window", "full", "")
-_MIB = (1, 1 << 20)
 _TOKENS = (8, 1024)
-_DEFAULT_MIB = 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Row:
     kv: gr.Dropdown
     span: gr.Number
     overlap: gr.Number
+    ladder: gr.Accordion  # around those two
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `contender_of`."""
@@ -93,16 +98,17 @@ def build(ctx: Context) -> CompareTab:
         file = gr.File(label="... or a file", file_types=[*SUFFIXES], scale=1, height=140, elem_id="compare-file")
     rows = []
     with gr.Row(elem_id="compare-memories"):
-        for number, kind in enumerate(FIRST_CHOICE, 1):
+        for number, kind in enumerate(LINE_UP, 1):
             with gr.Column(min_width=180):
                 rows.append(_build_row(number, kind))
     with gr.Row():
         mib = gr.Slider(
-            *_MIB, value=_DEFAULT_MIB, step=1, label="Memory of each, MiB", elem_id="compare-mib",
+            *MIB, value=DEFAULT_MIB, step=1, label="Memory of each, MiB", elem_id="compare-mib",
         )  # fmt: skip
         n_tokens = gr.Slider(*_TOKENS, value=128, step=8, label="Longest answer, tokens", elem_id="compare-tokens")
-    sizes = gr.HTML(
-        _sizes(ctx, _DEFAULT_MIB, [(kind, "f16/f16", None, None) for kind in FIRST_CHOICE]), elem_id="compare-cells"
+    bought = gr.HTML(
+        sizes(ctx.host.settings.model, DEFAULT_MIB, [(kind, "f16/f16", None, None) for kind in LINE_UP]),
+        elem_id="compare-cells",
     )
     with gr.Row():
         start = gr.Button("Compare", variant="primary", elem_id="compare-start")
@@ -111,16 +117,16 @@ def build(ctx: Context) -> CompareTab:
         compare_html.empty(), elem_id="compare-result", container=False, padding=False,
         head='<link rel="stylesheet" href="/lacache/assets/compare.css">',
     )  # fmt: skip
-    return CompareTab(prompt, document, file, mib, n_tokens, tuple(rows), sizes, start, stop, result)
+    return CompareTab(prompt, document, file, mib, n_tokens, tuple(rows), bought, start, stop, result)
 
 
 def _build_row(number: int, kind: str) -> Row:
-    choice = gr.Dropdown(KINDS, value=kind, label=f"Memory {number}", elem_id=f"compare-kind-{number}")
+    choice = gr.Dropdown(kinds(), value=kind, label=f"Memory {number}", elem_id=f"compare-kind-{number}")
     kv = gr.Dropdown(KV_TYPES, value="f16/f16", label="Kept in", elem_id=f"compare-kv-{number}")
-    with gr.Accordion("Ladder settings", open=False):
+    with gr.Accordion("Ladder settings", open=False, visible=is_ladder(kind)) as ladder:
         span = gr.Number(None, label="Span, layers", precision=0, minimum=1, elem_id=f"compare-span-{number}")
         overlap = gr.Number(None, label="Overlap, layers", precision=0, minimum=0, elem_id=f"compare-overlap-{number}")
-    return Row(choice, kv, span, overlap)
+    return Row(choice, kv, span, overlap, ladder)
 
 
 def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
@@ -134,8 +140,8 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         try:
             contenders = contenders_of(values)
             question = Question(prompt, read_text(document, file), whole(n_tokens, "the longest answer", *_TOKENS))
-            budget = whole(mib, "the memory", *_MIB) << 20
-            _check_number(contenders)
+            budget = whole(mib, "the memory", *MIB) << 20
+            check_contenders(contenders)
             slots = [Slot(contender) for contender in contenders]
             run = ctx.host.start(lambda engine: beside(ctx, engine, question, contenders, budget))
             ctx.runs.set(request.session_hash, run, ID)
@@ -172,16 +178,16 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
 
     own.stop.click(stop, queue=False, api_visibility="private")
 
-    def sizes(mib: float, *values: Any) -> str:
+    def buy(mib: float, *values: Any) -> str:
         try:
-            return _sizes(ctx, whole(mib, "the memory", *_MIB), _grouped(values))
+            return sizes(ctx.host.settings.model, whole(mib, "the memory", *MIB), grouped(values))
         except LacacheError as error:
-            return _note(str(error))
+            return remark(str(error))
 
     row_inputs = [component for row in own.rows for component in row.inputs()]
     gr.on(
         [own.mib.change, *(component.change for component in row_inputs)],
-        sizes,
+        buy,
         [own.mib, *row_inputs],
         own.cells,
         queue=False,
@@ -190,25 +196,31 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         api_visibility="private",
     )
 
+    for row in own.rows:
+        row.kind.input(
+            lambda kind: gr.Accordion(visible=is_ladder(kind)), row.kind, row.ladder, queue=False,
+            show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+
     shared.tabs.select(
-        lambda: gr.Slider(maximum=_largest_mib(ctx)), None, own.mib, queue=False, show_progress="hidden",
-        api_visibility="private",
+        lambda: gr.Slider(maximum=largest_mib(ctx.host.settings.model)), None, own.mib, queue=False,
+        show_progress="hidden", api_visibility="private",
     )  # fmt: skip
 
     def compare_memories(
         prompt: str,
         document: str = "",
-        memories: str = "ladder; sink_window",
-        mib: int = _DEFAULT_MIB,
+        memories: str = "; ".join(LINE_UP),
+        mib: int = DEFAULT_MIB,
         max_tokens: int = 128,
     ) -> list[dict[str, Any]]:
         """One question under two to four memories of equal MiB. `memories` are separated by semicolons: a policy with
-        settings, such as "ladder; sink_window; full; ladder:span=8,k=q8_0,v=q4_0". Returns one object per memory."""
+        settings, such as "default; sink_window; full; ladder:span=8,k=q8_0,v=q4_0". Returns one object per memory."""
         try:
-            contenders = [parse_contender(text) for text in str(memories).split(";") if text.strip()]
-            _check_number(contenders)
+            contenders = [parse_memory(text) for text in str(memories).split(";") if text.strip()]
+            check_contenders(contenders)
             question = Question(prompt, document, whole(max_tokens, "max_tokens", *_TOKENS))
-            budget = whole(mib, "mib", *_MIB) << 20
+            budget = whole(mib, "mib", *MIB) << 20
             run = ctx.host.start(lambda engine: beside(ctx, engine, question, contenders, budget))
             events = [event for batch in run.batches() for event in batch]
         except LacacheError as error:
@@ -222,7 +234,7 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
 
 
 def beside(
-    ctx: Context, engine: Engine, question: Question, contenders: list[Contender], budget: int
+    ctx: Context, engine: Engine, question: Question, contenders: list[MemorySpec], budget: int
 ) -> Iterator[Event]:
     """The comparison as a work of the host: contenders use the weights of its `engine`, whose own memory is not
     touched, and the memory map shows each while it works."""
@@ -254,90 +266,7 @@ def _opener(ctx: Context, host_engine: Engine) -> Callable[..., Any]:
     return opened
 
 
-# ---- what was filled in ----------------------------------------------------------------------------------------------
-
-
-def contenders_of(values: tuple[Any, ...]) -> list[Contender]:
-    """The contenders of the rows, those without a memory left out. Raises UsageError."""
-    return [contender_of(*row) for row in _grouped(values) if row[0]]
-
-
-def contender_of(kind: Any, kv: Any, span: Any, overlap: Any) -> Contender:
-    """One row: a policy, "q8_0/q4_0", and two numbers or None that only a ladder has. Raises UsageError."""
-    type_k, _, type_v = str(kv).partition("/")
-    ladder = {"span": span, "overlap": overlap} if kind == "ladder" else {}
-    numbers = {name: whole(value, name, 0, 10**6) for name, value in ladder.items() if value is not None}
-    return Contender(str(kind), type_k, type_v, **numbers)
-
-
-def whole(value: Any, name: str, low: int, high: int) -> int:
-    """A whole number in a range. Raises UsageError."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    if not is_number or not low <= value <= high or value != int(value):
-        raise UsageError(f"{name} is {str(value)[:40]!r}; give a whole number from {low:,} to {high:,}")
-    return int(value)
-
-
-def read_text(document: str, file: str | None) -> str:
-    """The file's text if there is one, else what was pasted. Raises DocumentError."""
-    if not file:
-        return str(document or "")
-    from lacache_app.documents import read_document
-
-    return read_document(file).text
-
-
-def _check_number(contenders: list[Contender]) -> None:
-    if not 2 <= len(contenders) <= N_MAX:
-        raise UsageError(f"{len(contenders)} memories to compare; choose 2 to {N_MAX}")
-
-
-def _grouped(values: Any) -> list[tuple[Any, ...]]:
-    n = len(Row.__dataclass_fields__)
-    return [tuple(values[i : i + n]) for i in range(0, len(values), n)]
-
-
 def _waiting(run: Any) -> str:
     if run.state == "waiting" and run.place:
         return f"Waiting: {run.place} before you."
     return "Loading the model." if run.state == "loading" else ""
-
-
-def _sizes(ctx: Context, mib: int, rows: list[tuple[Any, ...]]) -> str:
-    """What the budget buys each memory, at once and without loading anything."""
-    words = []
-    for number, row in enumerate(rows, 1):
-        if not row[0]:
-            continue
-        try:
-            contender = contender_of(*row)
-            _, n_cells = cells(_model_path(ctx.host.settings.model), contender, mib << 20)
-            words.append(f"{number}. {NAMES[contender.policy]}: {n_cells:,} cells")
-        except LacacheError as error:
-            words.append(f"{number}. {error}")
-    return _note("   ".join(words))
-
-
-def _largest_mib(ctx: Context) -> int:
-    """A memory that holds the model's whole trained context in 16 bits: more would not be used."""
-    from lacache_gguf.gguf_header import read_header
-    from lacache_gguf.kv_budget import KvGeometry
-
-    try:
-        geometry = KvGeometry.from_metadata(read_header(_model_path(ctx.host.settings.model)).metadata)
-    except LacacheError:
-        return 1024
-    return min(_MIB[1], max(_DEFAULT_MIB, -(-geometry.bytes(geometry.n_ctx_train or 8192) // 2**20)))
-
-
-@functools.lru_cache(maxsize=8)
-def _model_path(model: str) -> Any:
-    from lacache_gguf.catalog import resolve
-
-    return resolve(model, allow_download=False).path
-
-
-def _note(text: str) -> str:
-    import html
-
-    return f'<p class="cmp-sizes">{html.escape(text)}</p>'

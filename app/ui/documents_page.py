@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from lacache_app.documents import Document, join, read_document
-from lacache_app.options import N_CTX_DEFAULT
+from lacache_app.memory_flags import N_CTX_DEFAULT
 from lacache_app.reach import pages
 from lacache_app.settings import load_value, save_value
 from lacache_app.summarize import Job, Jobs, Meter, Result, Task, message

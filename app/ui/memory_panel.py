@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from lacache_app.memory_map import N_TEXT_TOKENS, CloseUp, Snapshot
 from lacache_app.memory_strips import Strip
 from lacache_app.ui.context import Context
@@ -24,8 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 _NUMBERS = (
-    "revision", "model", "policy", "n_layer", "n_ctx", "n_cells", "n_seen", "n_evicted", "n_compactions", "kv_bytes",
-    "kv_bytes_used", "kv_bytes_full", "n_first_whole", "n_newest_whole", "n_traced",
+    "revision", "model", "policy", "n_layer", "n_head", "n_ctx", "n_cells", "n_seen", "n_evicted", "n_compactions",
+    "kv_bytes", "kv_bytes_used", "kv_bytes_full", "n_first_whole", "n_newest_whole", "n_traced",
 )  # fmt: skip
 _N_MAX = 2**53  # whole numbers that JavaScript can hold
 
@@ -96,7 +95,7 @@ def routes(ctx: Context) -> list[Route]:
 
 
 def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
-    """All that the picture needs. `rows` is base64 of uint8 [n_distinct, n_bins]; row_of: which one every layer has."""
+    """All that the picture needs. `rows` is base64 of uint8 [n_rows, n_bins]; row_of: which one every layer has."""
     return {
         **{name: getattr(snapshot, name) for name in _NUMBERS},
         "tokens_per_s": round(snapshot.tokens_per_s, 1),
@@ -117,10 +116,10 @@ def _strip_json(strip: Strip) -> dict[str, Any]:
 
 
 def close_up_json(close_up: CloseUp | None) -> dict[str, Any]:
-    """Pieces of text and, per token, which layers hold it: `kept` is base64 of uint8 [n_layer, n], 0 or 1."""
+    """Pieces of text and, per token, in how many heads each layer holds it: `kept` is base64 of uint8 [n_layer, n]."""
     if close_up is None:
         return {"first": 0, "pieces": [], "kept": ""}
-    kept = base64.b64encode(close_up.kept.astype(np.uint8).tobytes()).decode("ascii")
+    kept = base64.b64encode(close_up.n_kept.tobytes()).decode("ascii")
     return {"first": close_up.first, "pieces": list(close_up.pieces), "kept": kept}
 
 

@@ -17,7 +17,8 @@ import gradio as gr
 from lacache_app.downloads import Downloads
 from lacache_app.estimate import size_text
 from lacache_app.ui import models_html
-from lacache_app.ui.models_page import Changes, page_words
+from lacache_app.ui.models_choice import page_words
+from lacache_app.ui.models_page import Changes
 
 from lacache_gguf import hub
 from lacache_gguf.errors import LacacheError, UsageError

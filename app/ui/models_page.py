@@ -2,32 +2,36 @@
 
 What it is: `ModelsPage`, one method per event. Nothing of a visitor is kept here: what is on the page comes with the
 event, what is on the disk is looked at again. Handlers return {component: new value}; what is left out stays.
-What it does not know: layout, downloads (models_hub.py), how models are read or loaded.
+What it does not know: layout, what the fields say (models_choice.py), downloads (models_hub.py), how models are loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from lacache_app.calibrated import calibrated_policy
 from lacache_app.downloads import Downloads
-from lacache_app.estimate import FreeMemory, Load, ModelShape, estimate, free_memory
+from lacache_app.estimate import FreeMemory, Load, ModelShape, estimate, free_memory, load_for
 from lacache_app.load_choice import (
-    FLASH,
     Choice,
     SliderRange,
     budget_of,
     budget_range,
+    cells_of,
     choice_of,
     explain,
     kv_types_for,
     settings_of,
 )
 from lacache_app.model_library import Entry, entry_for, folder_path, library
+from lacache_app.policy_words import DEFAULT
 from lacache_app.settings import load_value, save_settings, save_value
 from lacache_app.ui import models_html
 from lacache_app.ui.context import Context
+from lacache_app.ui.models_choice import choice_from, filled, page_words, shown_fields
 
 from lacache_gguf.errors import LacacheError, UsageError
 
@@ -38,18 +42,6 @@ if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
 
 Changes = dict[Any, Any]  # component -> new value
-_WORDS = (
-    ("--ctx-size/--kv-budget", "the memory budget"),
-    ("--kv-budget or --ctx-size", "the memory budget"),
-    ("--kv-budget", "the memory budget"),
-    ("--policy full", "the policy full"),
-    ("(--offline or HF_HUB_OFFLINE)", "(HF_HUB_OFFLINE)"),
-    ("Use -ctk q8_0 -ctv q4_0", "Store K as q8_0 and V as q4_0"),
-    ("--recent", "recent"),
-    ("n_recent", "recent"),
-    ("n_sink", "sinks"),
-    ("-ngl", "the layers on the GPU"),
-)
 
 
 class ModelsPage:
@@ -145,8 +137,17 @@ class ModelsPage:
         if entry is None or entry.path is None:
             return models_html.error("Choose a model first.")
         try:
-            choice = _choice(model or "", budget_mib, advanced)
-            return models_html.explanation(explain(choice, _shape(entry), self._free()))
+            return self._explained(entry, choice_from(model or "", budget_mib, advanced))
+        except LacacheError as error:
+            return models_html.error(page_words(error))
+
+    def _explained(self, entry: Entry, choice: Choice) -> str:
+        try:
+            shape = _shape(entry)
+            size = shape.n_plan_layers, cells_of(shape, choice)
+            is_found = choice.policy == DEFAULT and entry.path is not None
+            found = calibrated_policy(entry.path, lambda: size, choice.type_k) if is_found else None
+            return models_html.explanation(explain(choice, shape, self._free(), found))
         except LacacheError as error:
             return models_html.error(page_words(error))
 
@@ -156,12 +157,16 @@ class ModelsPage:
         changes: Changes = {own.estimate: self.explain(model, budget_mib, *advanced)}
         if entry is not None and entry.path is not None:
             try:
-                found = self._range(_shape(entry), _choice(model or "", budget_mib, advanced))
+                found = self._range(_shape(entry), choice_from(model or "", budget_mib, advanced))
                 changes[own.budget] = _slider(found)
                 changes[own.estimate] = self.explain(model, found.value, *advanced)
             except LacacheError:
                 pass  # the estimate says it
         return changes
+
+    def fields(self, policy: str) -> Changes:
+        """Another policy was chosen: its fields."""
+        return shown_fields(self.own.advanced, policy)
 
     def _about(self, model: str | None) -> Changes:
         own, entry = self.own, self._entry(model)
@@ -172,26 +177,18 @@ class ModelsPage:
             shape = _shape(entry)
             choice = self._usual(entry, shape)
             found = self._range(shape, choice)
+            choice = replace(choice, budget_mib=found.value)
         except LacacheError as error:
             return {**changes, own.estimate: models_html.error(page_words(error))}
-        advanced = own.advanced
-        values = (
-            choice.policy, choice.span, choice.overlap, choice.sink, choice.recent, choice.type_k, choice.type_v,
-            choice.flash_attn, choice.n_gpu_layers, choice.n_threads,
-        )  # fmt: skip
-        changes |= dict(zip(advanced.inputs(), values, strict=True))
-        types = kv_types_for(shape)
-        changes[advanced.type_k] = gr.Dropdown(choices=types, value=choice.type_k)
-        changes[advanced.type_v] = gr.Dropdown(choices=types, value=choice.type_v)
-        return {**changes, own.budget: _slider(found), own.estimate: self.explain(entry.id, found.value, *values)}
+        changes |= filled(own.advanced, choice, kv_types_for(shape))
+        return {**changes, own.budget: _slider(found), own.estimate: self._explained(entry, choice)}
 
     def _usual(self, entry: Entry, shape: ModelShape) -> Choice:
         """What is set now, for the present model; 1,024 cells and the defaults for another one."""
         if entry.id == self._present_id():
             return choice_of(shape, self.host.settings)
         n_mib = shape.geometry.bytes(min(1024, shape.geometry.n_ctx_train or 1024)) / 2**20
-        policy = "full" if entry.state == "full only" else "ladder" if shape.n_plan_layers > 1 else "sink_window"
-        return Choice(entry.id, n_mib, policy)
+        return Choice(entry.id, n_mib, "full" if entry.state == "full only" else DEFAULT)
 
     def _range(self, shape: ModelShape, choice: Choice) -> SliderRange:
         return budget_range(shape, choice, max(device.free_bytes for device in self._free()))
@@ -209,6 +206,8 @@ class ModelsPage:
         load = Load(
             n_cells, settings.n_ubatch, settings.type_k, settings.type_v, settings.flash_attn, settings.n_gpu_layers
         )
+        if settings.policy is not None:
+            load = load_for(settings.policy, load)
         held = {share.device.name: share for share in estimate(shape, load, devices).shares}
         found = []
         for device in devices:
@@ -226,7 +225,7 @@ class ModelsPage:
         try:
             if entry is None or entry.path is None:
                 raise UsageError("Choose a model first.")
-            settings = settings_of(_shape(entry), _choice(model or "", budget_mib, advanced))
+            settings = settings_of(_shape(entry), choice_from(model or "", budget_mib, advanced))
         except LacacheError as error:
             yield {own.status: models_html.error(page_words(error))}
             return
@@ -283,34 +282,3 @@ def _unusable(entries: list[Entry]) -> gr.HTML:
 
 def _slider(found: SliderRange) -> gr.Slider:
     return gr.Slider(minimum=found.minimum, maximum=found.maximum, step=found.step, value=found.value)
-
-
-def _choice(model: str, budget_mib: float, advanced: tuple[Any, ...]) -> Choice:
-    policy, span, overlap, sink, recent, type_k, type_v, flash, n_gpu_layers, n_threads = advanced
-    if not isinstance(budget_mib, int | float) or flash not in FLASH:
-        raise UsageError(f"{budget_mib!r} MiB is no memory budget; move the slider")
-    n_gpu_layers = -1 if n_gpu_layers is None else int(n_gpu_layers)
-    whole = (None if value is None else int(value) for value in (span, overlap, sink, recent))
-    span, overlap, sink, recent = whole
-    return Choice(
-        model=model,
-        budget_mib=float(budget_mib),
-        policy=policy,
-        span=span,
-        overlap=overlap,
-        sink=sink,
-        recent=recent,
-        type_k=type_k,
-        type_v=type_v,
-        flash_attn=flash,
-        n_gpu_layers=n_gpu_layers,
-        n_threads=None if not n_threads else int(n_threads),
-    )
-
-
-def page_words(error: LacacheError) -> str:
-    """The library's sentence with the command line's names of settings replaced by those of the page."""
-    text = str(error)
-    for flag, word in _WORDS:
-        text = text.replace(flag, word)
-    return text

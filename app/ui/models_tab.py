@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 from lacache_app.downloads import Downloads
+from lacache_app.memory_flags import POLICY_FIELDS
+from lacache_app.policy_words import DEFAULT, policy_choices
 from lacache_app.ui import models_html
 from lacache_app.ui.context import Context
 
@@ -20,22 +22,19 @@ if TYPE_CHECKING:
     from lacache_app.ui import Shared
 
 ID, TITLE = "models", "Models"
-POLICY_CHOICES = [
-    ("Ladder: old text fades", "ladder"),
-    ("Window: only the newest text", "sink_window"),
-    ("Full: forgets nothing, stops when full", "full"),
-]
 
 
 @dataclass(frozen=True)
 class Advanced:
     """The settings behind "Advanced", in the order of Choice's fields."""
 
-    policy: gr.Radio
+    policy: gr.Dropdown
     span: gr.Number
     overlap: gr.Number
     sink: gr.Number
     recent: gr.Number
+    score: gr.Dropdown
+    heads: gr.Dropdown
     type_k: gr.Dropdown
     type_v: gr.Dropdown
     flash_attn: gr.Radio
@@ -45,9 +44,13 @@ class Advanced:
     def inputs(self) -> list[gr.components.Component]:
         """All of them, in order."""
         return [
-            self.policy, self.span, self.overlap, self.sink, self.recent, self.type_k, self.type_v, self.flash_attn,
-            self.n_gpu_layers, self.n_threads,
+            self.policy, *self.of_policy().values(), self.type_k, self.type_v, self.flash_attn, self.n_gpu_layers,
+            self.n_threads,
         ]  # fmt: skip
+
+    def of_policy(self) -> dict[str, gr.components.Component]:
+        """The fields that only some policies have, by their names in Choice."""
+        return {name: getattr(self, name) for name in POLICY_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -147,19 +150,32 @@ def _build_downloads() -> tuple:
 
 
 def _build_advanced() -> Advanced:
-    def number(label: str, elem_id: str, info: str) -> gr.Number:
-        return gr.Number(None, label=label, info=info, precision=0, elem_id=elem_id, min_width=130)
+    def number(label: str, elem_id: str, info: str, **more: bool) -> gr.Number:
+        return gr.Number(None, label=label, info=info, precision=0, elem_id=elem_id, min_width=130, **more)
+
+    def words(label: str, elem_id: str, info: str, choices: list[tuple[str, str]]) -> gr.Dropdown:
+        return gr.Dropdown(
+            [("usual", ""), *choices], value="", label=label, info=info, elem_id=elem_id, min_width=130, visible=False
+        )
 
     with gr.Accordion("Advanced", open=False, elem_id="model-advanced"):
-        policy = gr.Radio(
-            POLICY_CHOICES, value="ladder", label="When the memory is full", elem_id="model-policy",
-            info="Ladder thins old text layer by layer. Window drops the oldest at once.",
+        policy = gr.Dropdown(
+            policy_choices(), value=DEFAULT, label="When the memory is full", elem_id="model-policy", filterable=False,
+            info="What is kept of a text that is longer than the memory.",
         )  # fmt: skip
         with gr.Row():
-            span = number("Span", "model-span", "ladder: layers that keep a token; empty = half")
-            overlap = number("Overlap", "model-overlap", "ladder: below span; empty = 0")
-            sink = number("Sinks", "model-sink", "first cells, never thinned; empty = 4")
-            recent = number("Recent", "model-recent", "ladder: newest cells, never thinned; empty = half")
+            span = number("Span", "model-span", "layers that keep a token; empty = half", visible=False)
+            overlap = number("Overlap", "model-overlap", "below span; empty = 0", visible=False)
+            sink = number("Sinks", "model-sink", "first tokens, always kept; empty = as usual", visible=False)
+            recent = number("Recent", "model-recent", "newest tokens, always kept; empty = as usual", visible=False)
+            score = words(
+                "Judged by", "model-score", "what makes a token worth keeping",
+                [("how rare its key is", "keydiff"), ("how much it is looked at", "attention")],
+            )  # fmt: skip
+            heads = words(
+                "Heads", "model-heads", "whether the heads of a layer keep the same",
+                [("each its own", "each"), ("all the same", "layer")],
+            )  # fmt: skip
         with gr.Row():
             type_k = gr.Dropdown(list(KV_TYPES), value="f16", label="K stored as", elem_id="model-type-k")
             type_v = gr.Dropdown(list(KV_TYPES), value="f16", label="V stored as", elem_id="model-type-v")
@@ -169,7 +185,7 @@ def _build_advanced() -> Advanced:
                 -1, label="Layers on the GPU", info="-1 = all, 0 = none", precision=0, minimum=-1, elem_id="model-ngl"
             )
             threads = number("CPU threads", "model-threads", "empty = one for each core")
-    return Advanced(policy, span, overlap, sink, recent, type_k, type_v, flash, layers, threads)
+    return Advanced(policy, span, overlap, sink, recent, score, heads, type_k, type_v, flash, layers, threads)
 
 
 def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
@@ -192,6 +208,7 @@ def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
     shared.tabs.select(page.selected, own.models, page.everything, **quick)
     own.models.input(page.choose, own.models, page.about, **quick)
     gr.on([box.input for box in arithmetic], page.explain, chosen, own.estimate, trigger_mode="always_last", **quick)
+    own.advanced.policy.input(page.fields, own.advanced.policy, [*own.advanced.of_policy().values()], **quick)
     gr.on([box.input for box in types], page.rerange, chosen, [own.budget, own.estimate], **quick)
 
     own.load.click(page.load, chosen, page.loaded, **engine)

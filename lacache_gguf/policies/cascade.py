@@ -19,7 +19,7 @@ The published code, name by name:
       cascade_func="pow2"       sub-cache i takes tokens whose number, counted behind the sinks, is divisible by 2**i
       eager_fill=True           nothing is dropped before the memory is full
       homogeneous_heads         heads="layer"
-      beta ** (queries)         decay; 0.9999 per query are 0.987 per 128 queries
+      beta                      decay, per query
       stride of the prefill     the number of tokens fed at a time
 
 It is carried out in blocks: a plan takes the tokens that came in since the last one and puts them in one by one, in
@@ -37,8 +37,8 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from lacache_gguf.errors import MemoryFull, PolicyError
-from lacache_gguf.policies.plan import Need, Plan, View, require_int
-from lacache_gguf.policies.scored import Heads, as_plan, require_choice, scores_of
+from lacache_gguf.policies.plan import Need, Plan, View, require_choice, require_int
+from lacache_gguf.policies.scored import Heads, as_plan, scores_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cascade:
     n_sink: int = 4
     heads: Heads = "each"
     n_query: int = 128
-    decay: float = 0.987
+    decay: float = 0.9999
 
     name: ClassVar[str] = "cascade"
 
@@ -67,12 +67,12 @@ class Cascade:
             raise PolicyError(f"{self.name}: n_cascade must be at most 16, got {self.n_cascade}")
         require_int(self.name, "n_sink", self.n_sink, 0)
         require_choice(self.name, "heads", self.heads, get_args(Heads))
-        _ = self.need  # refuses what means nothing
+        _ = self.needs  # refuses what means nothing
 
     @property
-    def need(self) -> Need:
+    def needs(self) -> tuple[Need, ...]:
         """What this policy wants to see."""
-        return Need("attention", self.n_query, self.decay)
+        return (Need("attention", self.n_query, self.decay),)
 
     @property
     def is_per_head(self) -> bool:
@@ -89,7 +89,7 @@ class Cascade:
                 f"sub-caches of one stay), but {view.n_free} are needed; raise --ctx-size/--kv-budget, shorten the "
                 "system prompt or feed fewer tokens at once"
             )
-        scores = scores_of(self.name, view, self.heads)
+        scores = scores_of(view, self.needs[0], self.heads)
         n_rows = scores.shape[1]
         scores = scores.reshape(-1, view.n_cells).T  # [n_cells, rows]: what is compared lies side by side
         n_stored = min(max(view.cursor, first), view.n_cells)

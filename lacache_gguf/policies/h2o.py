@@ -28,21 +28,21 @@ class H2O(Scored):
     """Drop the cells with the smallest sums of attention outside of the recent half; every KV head its own by default.
 
     n_query  newest queries that vote at a compaction
-    decay    weight of what was collected before, below 1; sums, up to a factor, as it comes near 1
+    decay    per token, below 1; sums, up to a factor, as it comes near 1
     """
 
     n_sink: int = 0
     heads: Heads = "each"
     n_query: int = 128
-    decay: float = 0.999
+    decay: float = 0.99999
 
     name: ClassVar[str] = "h2o"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.need  # refuses what means nothing
+        _ = self.needs  # refuses what means nothing
 
     @property
-    def need(self) -> Need:
+    def needs(self) -> tuple[Need, ...]:
         """What this policy wants to see."""
-        return Need("attention", self.n_query, self.decay)
+        return (Need("attention", self.n_query, self.decay),)

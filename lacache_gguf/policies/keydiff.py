@@ -30,4 +30,4 @@ class KeyDiff(Scored):
     heads: Heads = "each"
 
     name: ClassVar[str] = "keydiff"
-    need: ClassVar[Need] = Need("keydiff")
+    needs: ClassVar[tuple[Need, ...]] = (Need("keydiff"),)

@@ -49,7 +49,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 
 from lacache_gguf.errors import MemoryFull, PolicyError
-from lacache_gguf.policies.plan import Plan, View, require_int
+from lacache_gguf.policies.plan import Plan, View, require_choice, require_int
 
 Layers = Literal["interleaved", "contiguous", "digit"]
 
@@ -77,6 +77,8 @@ class Ladder:
     layers    which part of a rung layer il keeps: "interleaved" (published: il mod the number of choices),
               "contiguous" (neighbouring layers keep the same, shallow ones the older part) or
               "digit" (on sweep p digit p of il, so that repeated sweeps do not pick the same tokens again)
+    n_pos     0: what is left is numbered anew, as published; else keys keep the position of their token until so many
+              are used up, see `Scored`
 
     Raises PolicyError if a setting is impossible for every model; `check` knows the model and the budget.
     """
@@ -86,6 +88,7 @@ class Ladder:
     n_sink: int = 4
     n_recent: int | None = None
     layers: Layers = "interleaved"
+    n_pos: int = 0
 
     name: ClassVar[str] = "ladder"
 
@@ -99,8 +102,8 @@ class Ladder:
             raise PolicyError(
                 f"ladder: overlap {self.overlap} must be below span {self.span}; choose 0 .. {self.span - 1}"
             )
-        if self.layers not in get_args(Layers):
-            raise PolicyError(f"ladder: layers {self.layers!r} is unknown; choose one of {', '.join(get_args(Layers))}")
+        require_choice(self.name, "layers", self.layers, get_args(Layers))
+        require_int(self.name, "n_pos", self.n_pos, 0)
 
     def rung(self, n_layer: int) -> Rung:
         """Size of a rung in a model of `n_layer` layers. Raises PolicyError if these settings free nothing there."""

@@ -13,6 +13,7 @@ position i in every layer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
@@ -20,18 +21,19 @@ import numpy as np
 
 from lacache_gguf.errors import PolicyError
 
-ScoreKind = Literal["keydiff", "attention"]
+ScoreKind = Literal["keydiff", "attention", "surprise"]
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a scored policy wants to see besides numbers: one score per layer, KV head and cell, higher = keep.
+    """One thing that a scored policy wants to see besides numbers: a score per layer, KV head and cell, higher = keep.
 
     kind     "keydiff": -cos(key, mean of all normalised keys), keys without their rotation (arXiv 2504.15364)
              "attention": the attention a cell got from the newest queries, averaged over them and the head's group
-    n_query  attention: how many of the newest queries vote, >= 1; keydiff: 0
-    decay    attention: weight of what was known before, at each compaction (an exponential moving average; cells that
-             came since start from 0); 0 <= decay < 1, and 0 = the newest queries alone decide
+             "surprise": how unlikely the model found the cell's token, in nats, when it was fed
+    n_query  attention: how many of the newest queries vote, >= 1; else 0
+    decay    attention: what was known before counts decay**n once n tokens more were fed (an exponential moving
+             average; cells that came since start from 0); 0 <= decay < 1, and 0 = the newest queries alone decide
 
     Raises PolicyError for settings that mean nothing.
     """
@@ -45,8 +47,10 @@ class Need:
             raise PolicyError(f"score {self.kind!r} is unknown; choose one of {', '.join(get_args(ScoreKind))}")
         require_int("score", "n_query", self.n_query, 1 if self.kind == "attention" else 0)
         require_share("score", "decay", self.decay)
-        if self.kind == "keydiff" and (self.n_query or self.decay):
-            raise PolicyError(f"a keydiff score sees no queries: n_query {self.n_query}, decay {self.decay} must be 0")
+        if self.kind != "attention" and (self.n_query or self.decay):
+            raise PolicyError(
+                f"a {self.kind} score sees no queries: n_query {self.n_query}, decay {self.decay} must be 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class View:
     cursor     `Plan.cursor` of the previous plan of this sequence, 0 at first; opaque to all but the policy
     sweep      `Plan.sweep` of the previous plan, 0 at first
     n_head_kv  KV heads of every layer, each of which may keep cells of its own
-    scores     float32 [n_layer, n_head_kv, n_cells], higher = keep; only for policies with a `Need`
+    scores     by kind: float32 [n_layer, n_head_kv, n_cells], higher = keep; one for each `Need` of the policy
 
     Raises ValueError on a number that no memory can have: the caller's mistake, not the user's.
     """
@@ -72,7 +76,7 @@ class View:
     cursor: int = 0
     sweep: int = 0
     n_head_kv: int = 1
-    scores: np.ndarray | None = field(default=None, compare=False, repr=False)
+    scores: Mapping[ScoreKind, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if min(self.n_layer, self.n_free, self.n_head_kv) < 1:
@@ -82,8 +86,9 @@ class View:
         if self.n_pinned > self.n_cells:
             raise ValueError(f"n_pinned {self.n_pinned} > n_cells {self.n_cells}")
         shape = (self.n_layer, self.n_head_kv, self.n_cells)
-        if self.scores is not None and (self.scores.dtype != np.float32 or self.scores.shape != shape):
-            raise ValueError(f"scores are {self.scores.dtype} {self.scores.shape}, not float32 {shape}")
+        for kind, scores in self.scores.items():
+            if scores.dtype != np.float32 or scores.shape != shape:
+                raise ValueError(f"{kind} scores are {scores.dtype} {scores.shape}, not float32 {shape}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +126,9 @@ class Plan:
 class Policy(Protocol):
     """Decides what to forget. Implemented by frozen dataclasses of settings; the state travels in View and Plan.
 
-    A policy that looks at cell numbers alone has nothing else. One that reads keys or attention also has `need`, and
-    finds its answer in `View.scores`; one whose KV heads keep cells of their own has `is_per_head = True`.
+    A policy that looks at cell numbers alone has nothing else. One that wants scores also has `needs`, a tuple of
+    `Need`, and finds the answers in `View.scores`; one whose KV heads keep cells of their own has `is_per_head = True`;
+    one whose cells keep the positions of their tokens for a while has `n_pos > 0`, the positions they may take.
     """
 
     name: ClassVar[str]
@@ -143,14 +149,19 @@ class Policy(Protocol):
         ...
 
 
-def need_of(policy: Policy) -> Need | None:
-    """What `policy` wants to see besides numbers; None for a position-only one."""
-    return getattr(policy, "need", None)
+def needs_of(policy: Policy) -> tuple[Need, ...]:
+    """What `policy` wants to see besides numbers; nothing for a position-only one."""
+    return getattr(policy, "needs", ())
 
 
 def is_per_head(policy: Policy) -> bool:
     """True if the plans of `policy` are [n_layer, n_head_kv, n_kept], False if [n_layer, n_kept]."""
     return bool(getattr(policy, "is_per_head", False))
+
+
+def n_pos_of(policy: Policy) -> int:
+    """Positions that keys may spread over before they are moved down; 0 if what is left is numbered anew each time."""
+    return getattr(policy, "n_pos", 0)
 
 
 def require_int(owner: str, setting: str, value: Any, lowest: int) -> None:
@@ -165,3 +176,9 @@ def require_share(owner: str, setting: str, value: Any) -> None:
     """Raise PolicyError unless 0 <= `value` < 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise PolicyError(f"{owner}: {setting} must be at least 0 and below 1, got {value!r}")
+
+
+def require_choice(owner: str, setting: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise PolicyError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise PolicyError(f"{owner}: {setting} {value!r} is unknown; choose one of {', '.join(choices)}")

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from lacache_gguf.errors import MemoryFull, PolicyError
-from lacache_gguf.policies.plan import Plan, View, require_int
+from lacache_gguf.policies.plan import Need, Plan, View, require_choice, require_int
 
 Heads = Literal["layer", "each"]
 
@@ -26,22 +26,28 @@ class Scored:
     n_recent  newest cells that never go; None = half of the cells in use; 0 acts as 1
     heads     "layer": the heads of a layer keep the same cells, by the mean of their scores; "each": every KV head its
               own, as many as the others
+    n_pos     0: what is left is numbered anew, cell i has position i; else keys keep the position of their token until
+              so many (at most the trained context) are used up, then all move down, and KeyDiff scores are taken
+              once, when a cell is new. No more than the budget acts as 0
 
-    A subclass has a `name`, a `need` and perhaps `ranking`. Raises PolicyError for a setting that is impossible for
+    A subclass has a `name`, `needs` and perhaps `ranking`. Raises PolicyError for a setting that is impossible for
     every model; `check` knows the budget.
     """
 
     n_sink: int = 4
     n_recent: int | None = None
     heads: Heads = "layer"
+    n_pos: int = 0
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     def __post_init__(self) -> None:
         require_int(self.name, "n_sink", self.n_sink, 0)
         if self.n_recent is not None:
             require_int(self.name, "n_recent", self.n_recent, 0)
         require_choice(self.name, "heads", self.heads, get_args(Heads))
+        require_int(self.name, "n_pos", self.n_pos, 0)
 
     @property
     def is_per_head(self) -> bool:
@@ -54,7 +60,7 @@ class Scored:
 
     def ranking(self, view: View) -> np.ndarray:
         """float32 [n_layer, n_rows, n_cells]: what decides, higher = keep; n_rows is 1 or n_head_kv."""
-        return scores_of(self.name, view, self.heads)
+        return scores_of(view, self.needs[0], self.heads)
 
     def plan(self, view: View) -> Plan:
         """Drop the `view.n_free` lowest cells between sinks and recent ones. Raises MemoryFull if fewer can go."""
@@ -84,9 +90,10 @@ class Scored:
 
     def _n_least(self, n_first: int) -> int:
         """The smallest budget of which anything can go."""
-        if self.n_recent is None:
-            return max(2, 2 * (n_first + self._n_between) - 1)
-        return n_first + self._n_between + max(1, self.n_recent)
+        n_ctx = n_first + self._n_between
+        while n_ctx - n_first - self.recent(n_ctx) < self._n_between:
+            n_ctx += 1
+        return n_ctx
 
     def _full_text(self, view: View) -> str:
         n_max = self.n_free_max(view.n_layer, view.n_cells, view.n_pinned)
@@ -97,14 +104,15 @@ class Scored:
         )
 
 
-def scores_of(owner: str, view: View, heads: Heads) -> np.ndarray:
+def scores_of(view: View, need: Need, heads: Heads) -> np.ndarray:
     """float32 [n_layer, 1 or n_head_kv, n_cells]: the mean over the heads of every layer, or each head's own.
 
-    Raises ValueError if the view has no scores: the caller's mistake, not the user's.
+    Raises ValueError if the view has no such scores: the caller's mistake, not the user's.
     """
-    if view.scores is None:
-        raise ValueError(f"{owner} needs scores, and this view has none")
-    return view.scores if heads == "each" else view.scores.mean(axis=1, keepdims=True)
+    if need.kind not in view.scores:
+        raise ValueError(f"{need.kind} scores are needed, and this view has none")
+    scores = view.scores[need.kind]
+    return scores if heads == "each" else scores.mean(axis=1, keepdims=True)
 
 
 def lowest(scores: np.ndarray, n_drop: int) -> np.ndarray:
@@ -123,9 +131,3 @@ def lowest(scores: np.ndarray, n_drop: int) -> np.ndarray:
 def as_plan(keep: np.ndarray, is_per_head: bool, cursor: int = 0, sweep: int = 0) -> Plan:
     """`keep` int32 [n_layer, n_rows, n_kept] as the plan of a policy whose rows are layers or (layer, head) pairs."""
     return Plan(np.ascontiguousarray(keep if is_per_head else keep[:, 0]), cursor, sweep)
-
-
-def require_choice(owner: str, setting: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise PolicyError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise PolicyError(f"{owner}: {setting} {value!r} is unknown; choose one of {', '.join(choices)}")

@@ -21,8 +21,8 @@ from typing import ClassVar, get_args
 import numpy as np
 
 from lacache_gguf.errors import MemoryFull, PolicyError
-from lacache_gguf.policies.plan import Need, Plan, ScoreKind, View, require_int
-from lacache_gguf.policies.scored import Scored, as_plan, require_choice, scores_of
+from lacache_gguf.policies.plan import Need, Plan, ScoreKind, View, require_choice, require_int
+from lacache_gguf.policies.scored import Scored, as_plan, scores_of
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class ScoredLadder(Scored):
         Need("attention", self.n_query, self.decay)  # refuses what means nothing
 
     @property
-    def need(self) -> Need:
+    def needs(self) -> tuple[Need, ...]:
         """What this policy wants to see."""
-        return Need("keydiff") if self.score == "keydiff" else Need("attention", self.n_query, self.decay)
+        return (Need("attention", self.n_query, self.decay) if self.score == "attention" else Need(self.score),)
 
     def plan(self, view: View) -> Plan:
         """Thin as few rungs as free `view.n_free` cells, from the cursor on. Raises MemoryFull if no rung is left."""
@@ -62,7 +62,7 @@ class ScoredLadder(Scored):
             raise MemoryFull(self._full_text(view))
         first, recent = max(self.n_sink, view.n_pinned), self.recent(view.n_cells)
         cursor, sweep = max(view.cursor, first), view.sweep
-        scores = scores_of(self.name, view, self.heads)  # [n_layer, n_rows, cells left], as `keep`
+        scores = scores_of(view, self.needs[0], self.heads)  # [n_layer, n_rows, cells left], as `keep`
         keep = np.broadcast_to(np.arange(view.n_cells, dtype=np.int32), scores.shape)
         n_rungs = -(-view.n_free // (self.n_src - self.n_dst))
         while n_rungs > 0:

@@ -28,15 +28,20 @@ from lacache_gguf.policies.plan import Plan, View, require_int
 class SinkWindow:
     """Keep `n_sink` first cells (or the pinned prefix, if longer) and the most recent rest; the last cell always stays.
 
-    Raises PolicyError if n_sink is not a whole number >= 0.
+    n_pos  0: what is left is numbered anew, as published; else keys keep the position of their token until so many are
+           used up, see `Scored`
+
+    Raises PolicyError if a setting is not a whole number >= 0.
     """
 
     n_sink: int = 4
+    n_pos: int = 0
 
     name: ClassVar[str] = "sink_window"
 
     def __post_init__(self) -> None:
         require_int(self.name, "n_sink", self.n_sink, 0)
+        require_int(self.name, "n_pos", self.n_pos, 0)
 
     def plan(self, view: View) -> Plan:
         """Drop the oldest `view.n_free` cells after the sinks. Raises MemoryFull if fewer can go."""

@@ -46,12 +46,12 @@ class SnapKV(Scored):
         require_int(self.name, "n_pool", self.n_pool, 1)
         if self.n_pool % 2 == 0:
             raise PolicyError(f"{self.name}: n_pool must be odd, got {self.n_pool}")
-        _ = self.need  # refuses what means nothing
+        _ = self.needs  # refuses what means nothing
 
     @property
-    def need(self) -> Need:
+    def needs(self) -> tuple[Need, ...]:
         """What this policy wants to see."""
-        return Need("attention", self.n_query)
+        return (Need("attention", self.n_query),)
 
     def ranking(self, view: View) -> np.ndarray:
         """float32 [n_layer, 1 or n_head_kv, n_cells]: votes, pooled outside of the window that stays."""

@@ -28,4 +28,4 @@ class TOVA(Scored):
     n_recent: int | None = 1
 
     name: ClassVar[str] = "tova"
-    need: ClassVar[Need] = Need("attention", n_query=1)
+    needs: ClassVar[tuple[Need, ...]] = (Need("attention", n_query=1),)

@@ -218,6 +218,14 @@ def page(new_context: Callable[..., BrowserContext]) -> Page:
     return new_context().new_page()
 
 
+@pytest.fixture
+def expect() -> Callable[..., Any]:
+    """Playwright's, which only tests that have a browser can import."""
+    from playwright.sync_api import expect
+
+    return expect
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """A failed test shows what the app printed, and keeps a picture of the page beside its data."""

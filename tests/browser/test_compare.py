@@ -23,35 +23,45 @@ def fill(page, document: str, n_tokens: int = 16, mib: int = 6) -> None:
         number.press("Tab")
 
 
-def test_two_memories_answer_side_by_side_and_a_full_one_is_refused(app_server, page):
+def choose(page, number: int, words: str) -> None:
+    """Which memory row `number` is."""
+    page.locator(f"#compare-kind-{number} input").click()
+    page.get_by_role("option", name=words, exact=True).click()
+
+
+def test_memories_answer_side_by_side_and_a_full_one_is_refused(app_server, page):
     from playwright.sync_api import expect
 
     wait_until_ready(page, app_server)
     open_tab(page, "compare")
     expect(page.locator(".cmp-empty")).to_be_visible()
     fill(page, STORY)
-    expect(page.locator("#compare-cells")).to_contain_text("1. Ladder: 256 cells")
+    expect(page.locator("#compare-cells")).to_contain_text("1. Full: 256 cells")
+    expect(page.locator("#compare-cells")).to_contain_text("4. Best choice: 256 cells")
     page.locator("#compare-start").click()
     expect(page.locator("#compare-stop")).to_be_enabled()
     cards = page.locator(".cmp-card")
-    expect(cards).to_have_count(3)
-    expect(cards.nth(1)).to_have_attribute("data-state", "done")
-    expect(cards.nth(2)).to_have_attribute("data-state", "refused")
+    expect(cards).to_have_count(4)
+    expect(cards.nth(0)).to_have_attribute("data-state", "refused")
+    expect(cards.nth(3)).to_have_attribute("data-state", "done")
     expect(page.locator("#compare-start")).to_be_enabled()
-    for card in (cards.nth(0), cards.nth(1)):
+    expect(cards.locator("h3")).to_have_text(
+        ["1. Full", "2. Window", "3. Ladder, as published", re.compile(r"4\. Best choice \(\w+\)")]
+    )
+    for card in (cards.nth(1), cards.nth(2), cards.nth(3)):
         costs = card.locator(".cmp-costs")
         expect(costs).to_contain_text("256 cells, 5.6 MiB")
         expect(costs).to_contain_text(re.compile(r"[\d,]+ tokens in [\d.]+ s"))
         expect(costs).to_contain_text(re.compile(r"[1-9]\d* compactions"))
         expect(card.locator(".cmp-text").first).not_to_be_empty()
-    expect(cards.nth(2)).to_contain_text("do not fit into the 256 cells that 6.0 MiB hold")
+    expect(cards.nth(0)).to_contain_text("do not fit into the 256 cells that 6.0 MiB hold")
 
-    first, second = (cards.nth(i).locator(".cmp-text").first.inner_text() for i in (0, 1))
+    first, second = (cards.nth(i).locator(".cmp-text").first.inner_text() for i in (1, 2))
     if first == second:
-        expect(cards.nth(1)).to_contain_text("Word for word the answer of Ladder.")
+        expect(cards.nth(2)).to_contain_text("Word for word the answer of Window.")
     else:
-        diff = cards.nth(1).locator(".cmp-diff")
-        expect(diff).to_contain_text("Against Ladder:")
+        diff = cards.nth(2).locator(".cmp-diff")
+        expect(diff).to_contain_text("Against Window:")
         assert diff.locator("ins, del").count() > 0
         kept = diff.locator(".cmp-text").evaluate(
             "e => [...e.childNodes].filter((n) => n.nodeName !== 'DEL').map((n) => n.nodeName === 'INS' ?"
@@ -68,6 +78,10 @@ def test_stop_ends_a_long_comparison_and_the_next_one_works(app_server, page):
     wait_until_ready(page, app_server)
     open_tab(page, "compare")
     fill(page, STORY * 60)  # minutes of reading
+    choose(page, 1, "Ladder")
+    choose(page, 2, "Full")
+    choose(page, 3, "none")
+    choose(page, 4, "none")
     page.locator("#compare-start").click()
     cards = page.locator(".cmp-card")
     expect(cards.nth(0)).to_have_attribute("data-state", "reading")
@@ -79,7 +93,7 @@ def test_stop_ends_a_long_comparison_and_the_next_one_works(app_server, page):
     expect(page.locator("#compare-stop")).to_be_disabled()
     fill(page, "", n_tokens=8)
     page.locator("#compare-start").click()
-    expect(cards.nth(2)).to_have_attribute("data-state", "done")  # without a document the full cache fits
+    expect(cards.nth(1)).to_have_attribute("data-state", "done")  # without a document the full cache fits
     expect(page.locator("#compare-start")).to_be_enabled()
 
 
@@ -88,6 +102,12 @@ def test_what_cannot_be_compared_is_said(app_server, page):
 
     wait_until_ready(page, app_server)
     open_tab(page, "compare")
+    settings = page.get_by_role("button", name="Ladder settings")
+    expect(settings).to_have_count(1)  # the published ladder's
+    choose(page, 3, "H2O")
+    expect(settings).to_have_count(0)
+    choose(page, 1, "Ladder")
+    expect(settings).to_have_count(1)
     page.locator("#compare-start").click()
     expect(page.locator("#compare-result [role=status]")).to_contain_text("the prompt is empty")
     page.locator("#compare-mib input[type=number]").fill("1")
@@ -97,6 +117,6 @@ def test_what_cannot_be_compared_is_said(app_server, page):
 
 def test_programs_can_compare(app_server):
     rows = call(app_server, "compare", "Say hello.", "", "ladder; sink_window:k=q8_0,v=q4_0", 6, 8)
-    assert [row["memory"] for row in rows] == ["Ladder", "First and newest, K q8_0, V q4_0"]
+    assert [row["memory"] for row in rows] == ["Ladder", "Window, K q8_0, V q4_0"]
     assert all(row["text"] and not row["refused"] for row in rows)
     assert rows[1]["n_ctx"] > rows[0]["n_ctx"] == 256

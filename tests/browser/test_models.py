@@ -70,6 +70,16 @@ def set_budget(page: Page, mib: float) -> None:
     number.press("Tab")
 
 
+def policy_box(page: Page) -> Locator:
+    return page.locator("#model-policy input")
+
+
+def choose_policy(page: Page, words: str) -> None:
+    """By the beginning of its words."""
+    policy_box(page).click()
+    page.get_by_role("option", name=re.compile("^" + re.escape(words))).click()
+
+
 def download(page: Page, name: str = REPO) -> None:
     field(page, "model-name").fill(name)
     page.locator("#model-download").click()
@@ -96,7 +106,9 @@ def test_the_slider_answers_at_once(app_server, open_tab):
     expect(answer).to_contain_text("256 cells of 22.5 KiB")
     set_budget(page, 22.5)
     expect(answer).to_contain_text("1,024 cells of 22.5 KiB")
-    expect(answer).to_contain_text("1.4 pages sharp, 1.1 pages faint")
+    expect(answer).to_contain_text(
+        re.compile(r"[\d.]+ pages or more sharp, the newest text; [\d.]+ pages or more faint")
+    )
     expect(answer).to_contain_text(re.compile(r"Needs \d+ MiB of RAM .* are free: fits"))
     slider = page.locator("#model-budget input[type=range]")
     slider.focus()
@@ -111,17 +123,63 @@ def test_advanced_settings_are_checked_in_the_policy_s_words(app_server, open_ta
     page = open_tab(app_server.url)
     page.get_by_role("button", name="Advanced").click()
     answer = page.locator("#model-estimate")
+    set_budget(page, 22.5)
+    choose_policy(page, "Ladder: old text fades layer by layer")
+    expect(answer).to_contain_text("1.4 pages sharp, 1.1 pages faint")
     page.get_by_label("Span").fill("29")
     page.get_by_label("Overlap").fill("20")
     expect(answer.get_by_role("alert")).to_contain_text("ladder: span 29, overlap 20 frees nothing on 30 layers")
     page.get_by_label("Span").fill("8")
     page.get_by_label("Overlap").fill("4")
     expect(answer.locator(".lc-verdict")).to_be_visible()
-    page.get_by_label("Window: only the newest text").check()
+    choose_policy(page, "Window: only the first and the newest text")
     expect(answer).to_contain_text("0 pages faint")
     page.get_by_label("K stored as").click()
     page.get_by_role("option", name="q4_0").click()
     expect(answer.get_by_role("note")).to_contain_text("Try K in q8_0 and V in q4_0 instead")
+
+
+def test_every_policy_shows_the_fields_it_has(app_server, open_tab):
+    page = open_tab(app_server.url)
+    page.get_by_role("button", name="Advanced").click()
+    fields = ("span", "overlap", "sink", "recent", "score", "heads")
+    expect(policy_box(page)).to_have_value("Best choice: keeps what stands out")
+    for policy, shown in (
+        ("Ladder: old text", ("span", "overlap", "sink", "recent")),
+        ("Scored ladder:", ("sink", "recent", "score", "heads")),
+        ("Salience:", ("sink", "recent", "heads")),
+        ("Window:", ("sink",)),
+        ("Full:", ()),
+        ("Best choice:", ()),
+    ):
+        choose_policy(page, policy)
+        for name in fields:
+            expect(page.locator(f"#model-{name}")).to_be_visible(visible=name in shown)
+    choose_policy(page, "H2O:")
+    answer = page.locator("#model-estimate")
+    expect(answer).to_contain_text("of older text of any length, the words that were looked back at most")
+    expect(answer).to_contain_text("records of attention 8.4 MiB")
+
+
+def test_a_policy_with_settings_that_have_no_field_stays_as_it_is(start_app, open_tab):
+    app = start_app()
+    policy = {"name": "scored_ladder", "n_sink": 4, "n_recent": None, "heads": "layer", "n_src": 4, "n_dst": 2,
+              "score": "keydiff", "n_query": 32, "decay": 0.0}  # fmt: skip
+    engine = {"model": "smollm2-135m", "n_ctx": 512, "policy": policy}
+    (app.data_dir / "settings.json").write_text(json.dumps({"welcome_seen": True, "engine": engine}))
+    app.restart()
+    page = open_tab(app.url)
+    page.get_by_role("button", name="Advanced").click()
+    expect(policy_box(page)).to_have_value("As it is: Scored ladder, src 4, dst 2")
+    set_budget(page, 22.5)
+    page.locator("#model-load").click()
+    expect(page.locator("#model-present")).to_contain_text("1,024 cells, policy scored_ladder")
+    stored = json.loads((app.data_dir / "settings.json").read_text())["engine"]
+    assert (stored["n_ctx"], stored["policy"]) == (1024, policy)
+    choose_policy(page, "Best choice:")
+    page.locator("#model-load").click()
+    expect(page.locator("#model-present")).not_to_contain_text("scored_ladder")
+    assert json.loads((app.data_dir / "settings.json").read_text())["engine"]["policy"] is None
 
 
 def test_load_unload_and_the_next_start(start_app, open_tab):
@@ -132,7 +190,7 @@ def test_load_unload_and_the_next_start(start_app, open_tab):
     page.locator("#model-load").click()
     expect(page.locator("#model-status")).to_contain_text("is loaded")
     expect(page.locator("#model-present")).to_contain_text(
-        "Loaded: smollm2-135m, 11.2 MiB KV memory, 512 cells, policy ladder"
+        "Loaded: smollm2-135m, 11.2 MiB KV memory, 512 cells, policy salience"
     )
     page.locator("#model-unload").click()
     expect(page.locator("#model-status")).to_contain_text("Unloaded")

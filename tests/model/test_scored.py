@@ -10,7 +10,18 @@ import pytest
 from lacache_gguf import Engine, native
 from lacache_gguf.errors import PolicyError
 from lacache_gguf.events import Step
-from lacache_gguf.policies import H2O, TOVA, Cascade, KeyDiff, Policy, Random, ScoredLadder, SnapKV, is_per_head
+from lacache_gguf.policies import (
+    H2O,
+    TOVA,
+    Cascade,
+    KeyDiff,
+    Policy,
+    Random,
+    Salience,
+    ScoredLadder,
+    SnapKV,
+    is_per_head,
+)
 
 pytestmark = pytest.mark.model
 
@@ -21,6 +32,8 @@ ALL = [
     ScoredLadder(n_recent=64),
     ScoredLadder(n_recent=64, heads="each", score="attention", n_query=16, decay=0.5),
     KeyDiff(n_recent=64, heads="layer"),
+    Salience(),
+    Salience(heads="layer", keydiff=0),
     TOVA(),
     H2O(),
     SnapKV(),
@@ -112,7 +125,7 @@ def test_what_goes_scores_no_higher_than_what_stays(opened, policy):
     """The scores that native code gives are of the cells that native code drops."""
     engine = opened(policy)
     list(engine.read(engine.tokenize((FIGURES + TEXT) * 9)[:256]))
-    need, n_rows = policy.need, len(engine.held)
+    need, n_rows = policy.needs[0], len(engine.held)
     scores = engine._context.score(need)
     scores = scores.reshape(n_rows, -1) if is_per_head(policy) else scores.mean(axis=1)
     write(engine, 2)
@@ -145,3 +158,27 @@ def test_what_native_code_cannot_do_is_refused_in_words(opened, monkeypatch):
     monkeypatch.setattr(native, "compact_n_head_kv", lambda ctx: 0)
     with pytest.raises(PolicyError, match="different numbers of KV heads"):
         opened(ScoredLadder())
+
+
+def test_surprise_is_the_loss_of_every_token_and_travels_with_it(opened):
+    """Fed in ubatches, one at a time, after a cut and after a load: what a token cost stays what it cost."""
+    engine = opened(Salience(n_recent=64))
+    tokens = engine.tokenize(TEXT * 14 + FIGURES)
+    losses = engine.nll(tokens, n_ubatch=16)
+    session = engine._session
+    known = session._history.losses.copy()
+    assert len(tokens) - 1 == len(known) > engine.n_ctx
+    np.testing.assert_allclose(known[1:], losses[: len(known) - 1], atol=1e-3)  # the same logits, read again
+    surprise = session.surprise()
+    assert surprise.shape == (engine.n_layer, native.compact_n_head_kv(engine._context.ptr), engine.stats.n_cells)
+    np.testing.assert_array_equal(surprise.reshape(len(engine.held), -1), known[engine.held])
+    written = write(engine, 5)
+    assert len(session._history.losses) == len(known) + len(written) - 1
+    greedy = session._history.losses[len(known) :]
+    assert (greedy[1:] < np.log(49152)).all(), "the likeliest token is no surprise"
+
+
+def test_salience_without_surprise_keeps_no_losses(opened):
+    engine = opened(Salience(n_recent=64, surprise=0))
+    engine.nll(engine.tokenize(TEXT * 8), n_ubatch=16)
+    assert len(engine._session._history.losses) == 0

@@ -53,6 +53,41 @@ def check_compacted_heads(before: Cache, after: Cache, keep: np.ndarray, layers:
         check_compacted(_one_head(before, keep.shape[1], h), _one_head(after, keep.shape[1], h), keep[:, h], heads)
 
 
+def check_thinned(before: Cache, after: Cache, keep: np.ndarray, newest: int | None = None) -> None:
+    """After thinning by keep [n_layer, n_kept] or [n_layer, n_head_kv, n_kept]: rows keep every bit, K too."""
+    n_kept, newest = keep.shape[-1], before.pos[-1] if newest is None else newest
+    assert after.pos.tolist() == list(range(newest - n_kept + 1, newest + 1))
+    assert len(before.k) == len(after.k) == len(keep)
+    for h in range(keep.shape[1] if keep.ndim == 3 else 1):
+        old, new, rows = before, after, keep
+        if keep.ndim == 3:
+            old, new, rows = _one_head(before, keep.shape[1], h), _one_head(after, keep.shape[1], h), keep[:, h]
+        for il, source in enumerate(rows):
+            assert np.array_equal(new.k[il].raw, old.k[il].raw[source]), f"K of layer {il}, head {h}"
+            assert np.array_equal(new.v[il].raw, old.v[il].raw[source]), f"V of layer {il}, head {h}"
+
+
+def check_turned(before: Cache, after: Cache, turn: np.ndarray, shift: int, layers: list[Layer]) -> None:
+    """Keys turned by turn [n_layer, n_cells] or [n_layer, n_head_kv, n_cells], table shifted, V untouched."""
+    if turn.ndim == 3:
+        heads = [replace(layer, n_head_kv=1) for layer in layers]
+        for h in range(turn.shape[1]):
+            old, new = (_one_head(cache, turn.shape[1], h) for cache in (before, after))
+            check_turned(old, new, turn[:, h], shift, heads)
+        return
+    assert after.pos.tolist() == (before.pos + shift).tolist()
+    assert len(before.k) == len(after.k) == len(layers) == len(turn)
+    for il, delta in enumerate(turn):
+        _check_rows(before.k[il], after.k[il], np.arange(len(delta)), layers[il], delta, f"layer {il}")
+        assert np.array_equal(after.v[il].raw, before.v[il].raw), f"V of layer {il}"
+
+
+def same_cache(one: Cache, other: Cache) -> bool:
+    """The same rows at the same positions, wherever the cells lie."""
+    pairs = zip(one.k + one.v, other.k + other.v, strict=True)
+    return np.array_equal(one.pos, other.pos) and all(np.array_equal(a.raw, b.raw) for a, b in pairs)
+
+
 def _one_head(cache: Cache, n_head: int, h: int) -> Cache:
     def pick(rows: Rows) -> Rows:
         return Rows(rows.type, np.ascontiguousarray(rows.raw.reshape(len(rows.raw), n_head, -1)[:, h]))

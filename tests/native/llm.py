@@ -152,6 +152,9 @@ class Llm:
     def seq_add(self, seq: int, p0: int, p1: int, shift: int) -> None:
         lib.llama_memory_seq_add(self.memory, seq, p0, p1, shift)
 
+    def seq_div(self, seq: int, p0: int, p1: int, divisor: int) -> None:
+        lib.llama_memory_seq_div(self.memory, seq, p0, p1, divisor)
+
     # the added functions
 
     @property
@@ -166,19 +169,31 @@ class Llm:
 
     def compact(self, keep: np.ndarray, *, seq: int = 0) -> int:
         """Compact by keep [n_layer, n_kept] or [n_layer, n_head_kv, n_kept]; returns the status."""
-        keep = np.ascontiguousarray(keep, dtype=np.int32)
-        n_head = keep.shape[1] if keep.ndim == 3 else 1
-        return self.compact_raw(seq, keep, keep.size, keep.shape[0], keep.shape[-1], n_head)
+        return self._with_box("compact", keep, seq)
 
-    def compact_raw(
-        self, seq: int, keep: np.ndarray | None, n_keep: int, n_layer: int, n_kept: int, n_head: int = 1
+    def thin(self, keep: np.ndarray, *, seq: int = 0) -> int:
+        """The same, but keys stay turned as they are."""
+        return self._with_box("thin", keep, seq)
+
+    def turn(self, turn: np.ndarray, shift: int = 0, *, seq: int = 0) -> int:
+        """Turn keys by turn [n_layer, n_cells] or [n_layer, n_head_kv, n_cells]; returns the status."""
+        return self._with_box("turn", turn, seq, shift)
+
+    def _with_box(self, name: str, box: np.ndarray, seq: int, last: int | None = None) -> int:
+        box = np.ascontiguousarray(box, dtype=np.int32)
+        n_head = box.shape[1] if box.ndim == 3 else 1
+        return self.raw(name, seq, box, box.size, box.shape[0], box.shape[-1] if last is None else last, n_head)
+
+    def raw(
+        self, name: str, seq: int, box: np.ndarray | None, n_box: int, n_layer: int, last: int, n_head: int = 1
     ) -> int:
-        """The bare call, for arguments that no honest caller would pass."""
-        pointer = None if keep is None else keep.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        return compaction().llama_memory_seq_compact(self.ctx, seq, pointer, n_keep, n_layer, n_head, n_kept)
+        """The bare llama_memory_seq_<name>(), for what no honest caller would pass; `last` is n_kept or shift."""
+        pointer = None if box is None else box.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        return getattr(compaction(), f"llama_memory_seq_{name}")(self.ctx, seq, pointer, n_box, n_layer, n_head, last)
 
 
-def score_raw(llm: Llm, kind: str, seq: int, scores: np.ndarray | None, n_scores: int) -> int:
+def score_raw(llm: Llm, kind: str, seq: int, scores: np.ndarray | None, n_scores: int, first: int = 0) -> int:
     """The bare llama_memory_seq_score_<kind>(); returns the status."""
     pointer = None if scores is None else scores.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    return getattr(compaction(), f"llama_memory_seq_score_{kind}")(llm.ctx, seq, pointer, n_scores)
+    where = (seq, first) if kind == "keys" else (seq,)
+    return getattr(compaction(), f"llama_memory_seq_score_{kind}")(llm.ctx, *where, pointer, n_scores)

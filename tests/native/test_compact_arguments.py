@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from native.llm import (
     ERR_CONTEXT,
+    ERR_HEADS,
     ERR_KEPT,
     ERR_LAYERS,
     ERR_LENGTH,
@@ -80,22 +81,64 @@ def llm(tiny):
         yield llm
 
 
+# the same for turns: (seq, turn, n_turn, n_layer, shift, n_head, status)
+TURN = np.ones((N_LAYER, N_CELLS), np.int32)
+BAD_TURNS = {
+    "seq-negative": (-1, TURN, 200, 4, 0, 1, ERR_SEQ),
+    "seq-empty": (1, TURN, 200, 4, 0, 1, ERR_SEQ),
+    "seq-int-max": (INT_MAX, TURN, 200, 4, 0, 1, ERR_SEQ),
+    "layers-zero": (0, TURN, 0, 0, 0, 1, ERR_LAYERS),
+    "layers-fewer": (0, TURN, 150, 3, 0, 1, ERR_LAYERS),
+    "layers-int-min": (0, TURN, 200, INT_MIN, 0, 1, ERR_LAYERS),
+    "heads-zero": (0, TURN, 200, 4, 0, 0, ERR_HEADS),
+    "heads-other": (0, TURN, 200, 4, 0, 3, ERR_HEADS),
+    "heads-int-min": (0, TURN, 200, 4, 0, INT_MIN, ERR_HEADS),
+    "turn-null": (0, None, 200, 4, 0, 1, ERR_LENGTH),
+    "turn-null-heads": (0, None, 400, 4, 0, 2, ERR_LENGTH),
+    "length-zero": (0, TURN, 0, 4, 0, 1, ERR_LENGTH),
+    "length-short": (0, TURN, 199, 4, 0, 1, ERR_LENGTH),
+    "length-long": (0, TURN, 201, 4, 0, 1, ERR_LENGTH),
+    "length-of-a-plan": (0, TURN, 80, 4, 0, 1, ERR_LENGTH),
+    "length-without-heads": (0, TURN, 200, 4, 0, 2, ERR_LENGTH),
+    "length-wraps": (0, TURN, 2**32 + 200, 4, 0, 1, ERR_LENGTH),
+    "length-size-max": (0, TURN, SIZE_MAX, 4, 0, 1, ERR_LENGTH),
+    "position-negative": (0, TURN, 200, 4, -1, 1, ERR_RANGE),
+    "position-int-min": (0, TURN, 200, 4, INT_MIN, 1, ERR_RANGE),
+    "position-int-max": (0, TURN, 200, 4, INT_MAX, 1, ERR_RANGE),
+    "turn-int-min": (0, np.full_like(TURN, INT_MIN), 200, 4, 0, 1, ERR_RANGE),
+    "turn-too-large": (0, np.full_like(TURN, 2**24 + 1), 200, 4, 0, 1, ERR_RANGE),
+}
+
+
+@pytest.mark.parametrize("call", ["compact", "thin"])
 @pytest.mark.parametrize("name", sorted(BAD))
-def test_a_bad_argument_has_its_code_and_changes_nothing(name, llm):
+def test_a_bad_argument_has_its_code_and_changes_nothing(name, call, llm):
     *arguments, status = BAD[name]
+    refused(llm, status, call, *arguments)
+    assert llm.raw(call, 0, GOOD, 80, 4, 20) == OK  # and the context is still good
+
+
+@pytest.mark.parametrize("name", sorted(BAD_TURNS))
+def test_a_bad_turn_has_its_code_and_changes_nothing(name, llm):
+    *arguments, status = BAD_TURNS[name]
+    refused(llm, status, "turn", *arguments)
+    assert llm.raw("turn", 0, TURN, 200, 4, 3) == OK
+
+
+def refused(llm: Llm, status: int, call: str, *arguments: object) -> None:
     before = llm.state()
     native.clear_errors()
-    assert llm.compact_raw(*arguments) == status
+    assert llm.raw(call, *arguments) == status
     text = compaction().llama_compact_status_str(status).decode()
     assert text in native.recent_errors(), "the reason is logged"
     assert llm.state() == before
     assert (llm.n_cells(0), llm.n_cells(1), llm.pos_next(0)) == (N_CELLS, 0, N_CELLS)
-    assert llm.compact_raw(0, GOOD, 80, 4, 20) == OK  # and the context is still good
 
 
 def test_no_context():
     keep = GOOD.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-    assert compaction().llama_memory_seq_compact(None, 0, keep, 80, 4, 1, 20) == ERR_CONTEXT
+    for name in ("compact", "thin", "turn"):
+        assert getattr(compaction(), f"llama_memory_seq_{name}")(None, 0, keep, 80, 4, 1, 20) == ERR_CONTEXT
     assert native.compact_n_layer(None) == 0
     assert native.seq_n_cells(None, 0) == 0
     assert native.compact_reason(None)
@@ -119,4 +162,4 @@ def test_every_status_has_its_own_sentence():
 
 
 def test_abi():
-    assert compaction().llama_lacache_abi() == native.ABI == 2
+    assert compaction().llama_lacache_abi() == native.ABI == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native.checks import random_plan
+from native.checks import random_plan, same_cache
 from native.kv_state import parse_seq
 from native.llm import OK, Llm, lib
 from reference.kv_oracle import largest
@@ -77,11 +77,7 @@ def same_memory(one: Llm, other: Llm, name: str) -> bool:
     states = [parse_seq(llm.state(0), n_caches=2 if name == "gemma3" else 1) for llm in (one, other)]
     if states[0].rest != states[1].rest:
         return False
-    return all(
-        np.array_equal(a.pos, b.pos)
-        and all(np.array_equal(x.raw, y.raw) for x, y in zip(a.k + a.v, b.k + b.v, strict=True))
-        for a, b in zip(states[0].caches, states[1].caches, strict=True)
-    )
+    return all(same_cache(a, b) for a, b in zip(states[0].caches, states[1].caches, strict=True))
 
 
 def test_logits_of_the_last_batch_survive(tiny, rng):

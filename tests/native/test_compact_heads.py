@@ -164,7 +164,7 @@ def test_bad_heads(tiny, rng):
         good = np.tile(np.arange(20, dtype=np.int32), (4, 2, 1))
 
         def status(keep: np.ndarray, n_head: int = 2, n_keep: int = 160) -> int:
-            return llm.compact_raw(0, np.ascontiguousarray(keep, np.int32), n_keep, 4, 20, n_head)
+            return llm.raw("compact", 0, np.ascontiguousarray(keep, np.int32), n_keep, 4, 20, n_head)
 
         for n_head in (0, -1, 3, 4, 2**31 - 1, -(2**31)):
             assert status(good, n_head) == ERR_HEADS

@@ -69,11 +69,13 @@ def run(program: Path, *arguments: object) -> subprocess.CompletedProcess:
 def test_bad_plans_do_no_harm(fuzz_compact, tiny):
     done = run(fuzz_compact, 1, N_CALLS, *(tiny(name, **options) for name, options in MODELS.items()))
     assert done.returncode == 0, done.stderr[-5000:]
-    line = r"(\d+) compactions, (\d+) .*, (\d+) bad calls, (\d+) scores"
+    line = r"(\d+) compactions, (\d+) .*, (\d+) bad calls, (\d+) scores, (\d+) thinned, (\d+) turned"
     counts = [[int(n) for n in row] for row in re.findall(line, done.stdout)]
     assert all(sum(row) > 0 for row in counts)
-    n_ok, n_shared, n_bad, n_scores = (sum(column) for column in zip(*counts, strict=True))
+    n_ok, n_shared, n_bad, n_scores, n_thinned, n_turned = (sum(column) for column in zip(*counts, strict=True))
     assert n_ok > 1000, "a fuzzer whose plans are all bad proves little"
+    assert n_thinned > 1000
+    assert n_turned > 1000
     assert n_shared > 100
     assert n_bad > 5000
     assert n_scores > 500

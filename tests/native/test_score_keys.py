@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native.checks import random_plan
+from native.checks import random_head_plan, random_plan
 from native.kv_state import parse_seq
-from native.llm import ERR_HEADS, ERR_LENGTH, ERR_SEQ, ERR_UNSUPPORTED, KV_TYPES, OK, Llm, compaction, score_raw
+from native.llm import (
+    ERR_CONTEXT,
+    ERR_HEADS,
+    ERR_LENGTH,
+    ERR_RANGE,
+    ERR_SEQ,
+    ERR_UNSUPPORTED,
+    KV_TYPES,
+    OK,
+    Llm,
+    compaction,
+    score_raw,
+)
 from reference.kv_oracle import attention_layers
 from reference.score_oracle import keydiff
 
@@ -37,16 +49,16 @@ ARCHS = [
 N_CACHES = {"gemma2": 2, "gemma3": 2, "cohere2": 2}
 
 
-def check_scores(llm: Llm, layers: list, n_caches: int = 1, seq: int = 0) -> None:
-    """The scores of `seq` are those of the oracle, and asking for them changes no byte."""
+def check_scores(llm: Llm, layers: list, n_caches: int = 1, seq: int = 0, first: int = 0) -> None:
+    """The scores of `seq` from cell `first` on are those of the oracle, and asking for them changes no byte."""
     before = llm.state()
     cache = parse_seq(llm.state(seq), n_caches).full
-    scores = native.score_keys(llm.ctx, seq)
+    scores = native.score_keys(llm.ctx, seq, first)
     assert llm.state() == before
     full = [layer for layer in layers if not layer.is_swa]
-    assert scores.shape == (len(full), full[0].n_head_kv, len(cache.pos))
+    assert scores.shape == (len(full), full[0].n_head_kv, len(cache.pos) - first)
     for il, layer in enumerate(full):
-        exact = keydiff(cache.k[il].values(), cache.k[il].type, layer, cache.pos)
+        exact = keydiff(cache.k[il].values()[first:], cache.k[il].type, layer, cache.pos[first:])
         # f32: ggml multiplies angles up step by step, about 4e-7 of at most pos radians; sums of unit vectors
         bound = 2e-5 + 1e-6 * cache.pos.max()
         assert np.abs(scores[il] - exact).max() < bound, f"layer {il}"
@@ -70,6 +82,30 @@ def test_every_architecture(name, kind, flash_attn, tiny, rng):
     with Llm(path, type_k=kind, type_v=kind, flash_attn=flash_attn, n_ubatch=32) as llm:
         llm.decode(rng.integers(0, llm.n_vocab, 150))
         check_scores(llm, attention_layers(path, llm.n_ctx_seq), N_CACHES.get(name, 1))
+
+
+@pytest.mark.parametrize("first", [0, 1, 31, 32, 33, 100, 145])
+@pytest.mark.parametrize(("name", "kind"), [("llama", "f32"), ("qwen3", "q8_0"), ("gemma3", "f16"), ("lfm2", "f16")])
+def test_from_a_first_cell_on(name, kind, first, tiny, rng):
+    """As if there were no cells before it: the mean is that of the others, too."""
+    path = tiny(name)
+    with Llm(path, type_k=kind, type_v="f16") as llm:
+        llm.decode(rng.integers(0, llm.n_vocab, 150))
+        check_scores(llm, attention_layers(path, llm.n_ctx_seq), N_CACHES.get(name, 1), first=first)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("llama", "f32"), ("qwen3", "f16"), ("llama-hd128", "q8_0")])
+def test_behind_the_last_gap_of_a_thinned_sequence(name, kind, tiny, rng):
+    """There the table has the positions that the keys were turned by; before it, only the caller knows them."""
+    path, n_recent = tiny(name), 70
+    with Llm(path, type_k=kind, type_v="f16") as llm:
+        layers, n_head = attention_layers(path, llm.n_ctx_seq), native.compact_n_head_kv(llm.ctx)
+        for _ in range(3):
+            llm.decode(rng.integers(0, llm.n_vocab, 200 - llm.n_cells()))
+            old = random_head_plan(rng, len(layers), n_head, 200 - n_recent, 60)
+            recent = np.broadcast_to(np.arange(200 - n_recent, 200), (len(layers), n_head, n_recent))
+            assert llm.thin(np.concatenate([old, recent], axis=2)) == OK
+            check_scores(llm, layers, first=60)
 
 
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 64, 100])
@@ -102,6 +138,19 @@ def test_positions_with_gaps_and_a_late_start(tiny, rng):
         llm.decode(rng.integers(0, llm.n_vocab, 160), pos=17)
         for first in (30, 90, 140):
             assert llm.seq_rm(0, first, first + 7)
+        check_scores(llm, attention_layers(path, llm.n_ctx_seq))
+
+
+def test_cells_that_share_a_position_are_no_block(tiny, rng):
+    """Positions 0-9 twice over and a gap: first and last of 32 cells are 31 apart, as in a block."""
+    path = tiny("qwen3")
+    with Llm(path) as llm:
+        llm.decode(rng.integers(0, llm.n_vocab, 80))
+        llm.seq_div(0, 10, 20, 2)
+        llm.decode([1])  # the queued shift runs before the next batch
+        pos = parse_seq(llm.state(0)).full.pos
+        assert pos[31] - pos[0] == 31
+        assert len(set(pos[:32])) < 32
         check_scores(llm, attention_layers(path, llm.n_ctx_seq))
 
 
@@ -162,9 +211,20 @@ def test_bad_arguments(tiny, rng):
             assert score_raw(llm, "keys", 0, scores, size) == ERR_LENGTH
         assert score_raw(llm, "keys", 0, None, n) == ERR_LENGTH
         assert (scores == 7).all()
+        for first in (-1, 20, 21, 2**31 - 1, -(2**31)):
+            for size in (0, n, 4 * 2 * ((20 - first) % 2**61)):
+                assert score_raw(llm, "keys", 0, scores, size, first) == ERR_RANGE
+        for size in (n, 4 * 2 * 17 - 1, 4 * 2 * 17 + 1):
+            assert score_raw(llm, "keys", 0, scores, size, 3) == ERR_LENGTH
+        assert (scores == 7).all()
+        assert score_raw(llm, "keys", 0, scores, 4 * 2 * 17, 3) == OK
+        assert (scores[: 4 * 2 * 17] <= 1.001).all()
+        assert (scores[4 * 2 * 17 :] == 7).all()
+        assert score_raw(llm, "keys", 0, scores, 4 * 2, 19) == OK
+        assert (scores[4 * 2 : 4 * 2 * 17] <= 1.001).all()
         assert score_raw(llm, "keys", 0, scores, n) == OK
         assert (scores[n:] == 7).all()
-    assert compaction().llama_memory_seq_score_keys(None, 0, None, 0) == -1
+    assert compaction().llama_memory_seq_score_keys(None, 0, 0, None, 0) == ERR_CONTEXT
     assert native.compact_n_head_kv(None) == 0
     with Llm(tiny("mamba")) as llm:
         llm.decode([1, 2])

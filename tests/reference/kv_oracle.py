@@ -74,10 +74,10 @@ class Rope:
         return 1.0 if self.yarn_n_ctx_orig is None else 1.0 + 0.1 * np.log(1.0 / self.freq_scale)
 
     def rotate(self, rows: np.ndarray, delta: np.ndarray) -> np.ndarray:
-        """Rotate float64 rows [n, n_head, head_dim] by `delta` [n] positions; magnitudes stay."""
+        """Rotate float64 rows [n, n_head, head_dim] by `delta` [n] or [n, n_head] positions; magnitudes stay."""
         if self.kind == "none":
             return rows
-        angle = np.asarray(delta, np.float64)[:, None, None] * self.frequencies()
+        angle = np.asarray(delta, np.float64).reshape(len(rows), -1, 1) * self.frequencies()
         cos, sin = np.cos(angle), np.sin(angle)
         half = self.n_rot // 2
         first, second = (

@@ -79,7 +79,7 @@ def coverage_rows() -> list[str]:
 def label(policy: Policy) -> str:
     """`Ladder(span=15, overlap=0, n_recent=512, "digit")`: the settings that matter in the table."""
     if not isinstance(policy, Ladder):
-        return f"`{policy}`"
+        return f"`{type(policy).__name__}(n_sink={policy.n_sink})`"
     recent = "" if policy.n_recent is None else f", n_recent={policy.n_recent}"
     return f'`Ladder({policy.span}, {policy.overlap}{recent}, layers="{policy.layers}")`'
 

@@ -50,6 +50,21 @@ def pooled(scores: list[float], n_tail: int, width: int) -> list[float]:
     return [max(scores[max(0, i - half) : min(n, i + half + 1)]) for i in range(n)] + scores[n:]
 
 
+def added_ranks(rows: list[tuple[float, list[float]]], place: float) -> list[float]:
+    """For every cell its weighted ranks, added up: (weight, scores) of one row, and `place` times the cell's number.
+
+    >>> added_ranks([(1, [7, 7, 3]), (2, [0, 5, 9])], place=0.5)
+    [1.0, 4.5, 5.0]
+    """
+    n = len(rows[0][1]) if rows else 0
+    totals = [place * cell for cell in range(n)]
+    for weight, scores in rows:
+        for cell, score in enumerate(scores):
+            rank = sum(other < score for other in scores) + sum(other == score for other in scores[:cell])
+            totals[cell] += weight * rank
+    return totals
+
+
 def thin_rungs(
     scores: list[float],
     *,

@@ -27,7 +27,15 @@ def stream(policy: Cascade, n_head: int, n_ctx: int, n_tokens: int, n_block: int
         if n_free > 0:
             scores = np.take_along_axis(worth, held, axis=1)[None]
             plan = policy.plan(
-                View(1, held.shape[1], n_free, cursor=cursor, sweep=sweep, n_head_kv=n_head, scores=scores)
+                View(
+                    1,
+                    held.shape[1],
+                    n_free,
+                    cursor=cursor,
+                    sweep=sweep,
+                    n_head_kv=n_head,
+                    scores={"attention": scores},
+                )
             )
             cursor, sweep = plan.cursor, plan.sweep
             keep = np.broadcast_to(plan.keep.reshape(-1, plan.n_kept), (n_head, plan.n_kept))
@@ -92,7 +100,7 @@ def test_equals_the_oracle(n_cascade, n_sink, heads, n_pinned, n_more, cursor, s
     n_cells = max(n_sink, n_pinned) + n_cascade + n_more
     n_free = data.draw(st.integers(1, policy.n_free_max(2, n_cells, n_pinned)))
     scores = np.random.default_rng(seed).integers(0, n_kinds, (2, 2, n_cells)).astype(np.float32)
-    plan = policy.plan(View(2, n_cells, n_free, n_pinned, cursor, sweep, n_head_kv=2, scores=scores))
+    plan = policy.plan(View(2, n_cells, n_free, n_pinned, cursor, sweep, n_head_kv=2, scores={"attention": scores}))
     known = {"n_free": n_free, "n_first": max(n_sink, n_pinned), "n_cascade": n_cascade}
     rows = scores.reshape(4, -1) if heads == "each" else scores.mean(axis=1)
     answers = [oracle.replan(row, **known, cursor=cursor, sweep=sweep) for row in rows.tolist()]

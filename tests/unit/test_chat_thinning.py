@@ -41,7 +41,7 @@ def test_layers_left_counts_cells():
 
 
 def test_every_message_is_told_as_the_memory_holds_it(fake_engine):
-    """The slow twin: count, token by token, in how many layers each byte of each message still is."""
+    """The slow twin: count, token by token, in how many heads of all layers each byte of each message still is."""
     engine = fake_engine(n_ctx=256, n_ubatch=32)
     said = [user("a" * 300), assistant("b" * 200 + " é"), user("  c" * 60), assistant("d" * 20), user("last")]
     messages = feed(engine, *said)
@@ -53,7 +53,7 @@ def test_every_message_is_told_as_the_memory_holds_it(fake_engine):
     for message in messages:
         wanted = message.content.strip().encode()
         at = text.index(wanted, at)
-        left = [sum(i in row for row in held) / engine.n_layer for i in range(at, at + len(wanted))]
+        left = [sum(i in row for row in held) / len(held) for i in range(at, at + len(wanted))]
         at += len(wanted)
         n_thinned += sum(share < 1 for share in left)
         n_gone += sum(share == 0 for share in left)

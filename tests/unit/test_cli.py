@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_every_command_has_help_with_examples(lacache, command):
         (("demo", "--top-p", "2"), "not a number from 0 to 1"),
         (("demo", "--temp", "nan"), "'nan'"),
         (("demo", "-ngl", "lots"), "'lots' is no number of layers"),
-        (("demo", "--policy", "nonsense"), "'nonsense' is unknown; choose one of full, sink_window, ladder"),
+        (("demo", "--policy", "nonsense"), "'nonsense' is unknown; choose one of default, full, sink_window, ladder"),
         (("demo", "--policy", "full", "--span", "3"), "--span 3 does nothing for --policy full"),
         (("demo", "--policy", "sink_window", "--recent", "3"), "--recent 3 does nothing"),
         (("demo", "-c", "512", "--kv-budget", "1GiB"), "both set the KV memory"),
@@ -218,7 +219,7 @@ def test_seed_minus_1_is_a_new_one_each_time(fake_engine, lacache, page):
 
 
 def test_policy_flags(fake_engine, lacache, page):
-    from lacache_gguf.policies import Full, KeyDiff, Ladder, ScoredLadder, SinkWindow
+    from lacache_gguf.policies import Full, KeyDiff, Ladder, ScoredLadder, SinkWindow, default_policy
 
     def policy(*args: str):
         return opened(fake_engine, lacache, page, *args).settings["policy"]
@@ -227,11 +228,12 @@ def test_policy_flags(fake_engine, lacache, page):
     assert policy("--policy", "sink-window", "--sink", "8") == SinkWindow(n_sink=8)
     assert policy("--policy", "keydiff", "--heads", "layer", "--recent", "64") == KeyDiff(n_recent=64, heads="layer")
     assert policy("--policy", "scored_ladder", "--score", "attention") == ScoredLadder(score="attention")
-    assert policy("--policy", "ladder") == Ladder(span=15, overlap=0, n_recent=512), (
-        "the engine's default for 1,024 cells"
-    )
+    assert policy("--policy", "ladder") == Ladder(span=15, overlap=0, n_recent=512), "half of 1,024 cells"
     assert policy("--span", "10", "--overlap", "2") == Ladder(span=10, overlap=2, n_recent=512)
-    assert policy("--recent", "100", "-c", "512") == Ladder(span=15, overlap=0, n_recent=100)
+    assert policy("--recent", "100", "-c", "512") == replace(default_policy(30, 512), n_recent=100)
+    assert policy("--policy", "default", "--sink", "9") == replace(default_policy(30, 1024), n_sink=9)
+    assert policy("--policy", "default") is None
+    assert policy("--score", "attention") == ScoredLadder(score="attention")
     assert policy("--overlap", "1", "--kv-budget", "45MiB") == Ladder(span=15, overlap=1, n_recent=1024), "2,048 cells"
     assert policy("--overlap", "1", "--kv-budget", "4096") == Ladder(span=15, overlap=1, n_recent=2048)
 

@@ -10,30 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lacache_app import cli
-from lacache_app.compare import (
-    NAMES,
-    Contender,
-    Event,
-    Outcome,
-    Question,
-    Started,
-    cells,
-    compare,
-    parse_contender,
-    word_diff,
-)
+from lacache_app.calibrated import Calibration, save_calibration
+from lacache_app.compare import LINE_UP, Event, Outcome, Question, Started, cells, compare, word_diff
+from lacache_app.memory_spec import MemorySpec, parse_memory
+from lacache_app.paths import data_dir
 
 from lacache_gguf.catalog import DEFAULT_MODEL, resolve
+from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import MemoryFull, UsageError
 from lacache_gguf.events import Progress, Step
 from lacache_gguf.kv_budget import KvGeometry
-from lacache_gguf.policies import POLICIES, Full, KeyDiff, Ladder, SinkWindow
+from lacache_gguf.policies import H2O, POLICIES, Full, Ladder, SinkWindow
 
 MIB = 1 << 20
 pytestmark = pytest.mark.model  # sizes come from the header of the embedded model
 
 
-def run(fake_engine: Any, contenders: list[Contender], budget: int = 6 * MIB, **question: Any) -> list[Event]:
+def run(fake_engine: Any, contenders: list[MemorySpec], budget: int = 6 * MIB, **question: Any) -> list[Event]:
     """All events of a comparison on stand-in engines."""
     asked = Question(**{"prompt": "Who?", "document": "Once upon a time. " * 200, **question})
     return list(compare(asked, contenders, budget, settings={"model": DEFAULT_MODEL}, open_engine=fake_engine))
@@ -48,9 +41,9 @@ def outcomes(events: list[Event]) -> list[Outcome]:
 
 def test_every_contender_gets_as_many_cells_as_the_bytes_buy(fake_engine: Any) -> None:
     contenders = [
-        Contender("ladder", span=8, overlap=4),
-        Contender("sink_window", type_k="q8_0", type_v="q4_0"),
-        Contender("ladder"),
+        parse_memory("ladder:span=8,overlap=4"),
+        parse_memory("sink_window:k=q8_0,v=q4_0"),
+        parse_memory("default"),
     ]
     run(fake_engine, contenders, 12 * MIB)
     opened = [engine.settings for engine in fake_engine.opened]
@@ -70,13 +63,13 @@ def test_one_engine_at_a_time_and_none_is_left(fake_engine: Any) -> None:
             open_at_once.append(sum(not engine.is_closed for engine in fake_engine.opened))
             super().__init__(*args, **settings)
 
-    run(Counting, [Contender("ladder"), Contender("sink_window"), Contender("ladder", span=3)])
+    run(Counting, [parse_memory("ladder"), parse_memory("sink_window"), parse_memory("ladder:span=3")])
     assert open_at_once == [0, 0, 0]
     assert all(engine.is_closed for engine in fake_engine.opened)
 
 
 def test_events_come_in_order_and_the_outcome_has_the_engines_counters(fake_engine: Any) -> None:
-    events = run(fake_engine, [Contender("ladder"), Contender("sink_window")], max_tokens=12)
+    events = run(fake_engine, [parse_memory("ladder"), parse_memory("sink_window")], max_tokens=12)
     kinds = [type(event.event) for event in events if event.index == 1]
     assert kinds[0] is Started
     assert kinds[1] is Progress
@@ -91,7 +84,12 @@ def test_events_come_in_order_and_the_outcome_has_the_engines_counters(fake_engi
 
 
 def test_all_are_asked_the_same_with_the_question_pinned(fake_engine: Any) -> None:
-    run(fake_engine, [Contender("ladder"), Contender("sink_window")], prompt="Who did it?", document="It was dark.")
+    run(
+        fake_engine,
+        [parse_memory("ladder"), parse_memory("sink_window")],
+        prompt="Who did it?",
+        document="It was dark.",
+    )
     first, second = fake_engine.opened
     assert first.messages == second.messages
     assert first.messages[0]["content"] == "Who did it?\n\nIt was dark.\n\nWho did it?"
@@ -99,7 +97,7 @@ def test_all_are_asked_the_same_with_the_question_pinned(fake_engine: Any) -> No
     assert first.sampling == second.sampling
     assert first.sampling["temperature"] == 0
     fake_engine.opened.clear()
-    run(fake_engine, [Contender("ladder"), Contender("sink_window")], prompt="Who did it?", document=" ")
+    run(fake_engine, [parse_memory("ladder"), parse_memory("sink_window")], prompt="Who did it?", document=" ")
     assert fake_engine.opened[0].messages[0]["content"] == "Who did it?"
 
 
@@ -107,7 +105,7 @@ def test_all_are_asked_the_same_with_the_question_pinned(fake_engine: Any) -> No
 
 
 def test_a_full_cache_that_is_too_small_is_refused_with_the_sizes(fake_engine: Any) -> None:
-    events = run(fake_engine, [Contender("full"), Contender("ladder")])
+    events = run(fake_engine, [parse_memory("full"), parse_memory("ladder")])
     full, ladder = outcomes(events)
     assert "do not fit into the 256 cells that 6.0 MiB hold" in full.refused
     assert "MiB" in full.refused.split(";")[1]
@@ -117,14 +115,14 @@ def test_a_full_cache_that_is_too_small_is_refused_with_the_sizes(fake_engine: A
 
 
 def test_a_full_cache_that_fits_answers(fake_engine: Any) -> None:
-    full, _ = outcomes(run(fake_engine, [Contender("full"), Contender("ladder")], document="Short."))
+    full, _ = outcomes(run(fake_engine, [parse_memory("full"), parse_memory("ladder")], document="Short."))
     assert full.refused == ""
     assert full.n_evicted == 0
     assert fake_engine.opened[0].policy == Full()
 
 
 def test_a_text_longer_than_the_training_is_refused_whatever_the_budget(fake_engine: Any) -> None:
-    full, _ = outcomes(run(fake_engine, [Contender("full"), Contender("ladder")], document="x" * 9000))
+    full, _ = outcomes(run(fake_engine, [parse_memory("full"), parse_memory("ladder")], document="x" * 9000))
     assert "no budget helps" in full.refused
 
 
@@ -137,15 +135,15 @@ def test_a_memory_that_fills_up_in_the_middle_keeps_its_answer(
         raise MemoryFull("full")
 
     monkeypatch.setattr(fake_engine, "answer", answer)
-    first, _ = outcomes(run(fake_engine, [Contender("full"), Contender("ladder")], document=""))
+    first, _ = outcomes(run(fake_engine, [parse_memory("full"), parse_memory("ladder")], document=""))
     assert (first.text, first.finish_reason, first.refused) == ("Half an answer", "memory full", "")
 
 
 def test_impossible_settings_are_refused_and_the_next_one_has_its_turn(fake_engine: Any) -> None:
-    wrong, right = outcomes(run(fake_engine, [Contender("ladder", span=77), Contender("ladder")]))
+    wrong, right = outcomes(run(fake_engine, [parse_memory("ladder:span=77"), parse_memory("ladder")]))
     assert "span 77 exceeds the 30 layers" in wrong.refused
     assert right.text
-    too_small = outcomes(run(fake_engine, [Contender("ladder"), Contender("sink_window")], 2 * MIB))
+    too_small = outcomes(run(fake_engine, [parse_memory("ladder"), parse_memory("sink_window")], 2 * MIB))
     assert all("too small" in outcome.refused for outcome in too_small)
 
 
@@ -153,7 +151,7 @@ def test_more_memory_than_the_machine_has_is_refused(fake_engine: Any, monkeypat
     import psutil
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * MIB))
-    refused = outcomes(run(fake_engine, [Contender("ladder"), Contender("sink_window")]))
+    refused = outcomes(run(fake_engine, [parse_memory("ladder"), parse_memory("sink_window")]))
     assert all("only 5.0 MiB are free" in outcome.refused for outcome in refused)
     assert fake_engine.opened == []
 
@@ -161,7 +159,7 @@ def test_more_memory_than_the_machine_has_is_refused(fake_engine: Any, monkeypat
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_two_to_four(fake_engine: Any, n: int) -> None:
     with pytest.raises(UsageError, match=f"{n} memories"):
-        run(fake_engine, [Contender()] * n)
+        run(fake_engine, [parse_memory("ladder")] * n)
 
 
 @pytest.mark.parametrize("question", [{"prompt": "  "}, {"prompt": "x", "max_tokens": 0}])
@@ -172,7 +170,7 @@ def test_a_question_must_ask_something(question: dict[str, Any]) -> None:
 
 def test_stopping_frees_the_engine(fake_engine: Any) -> None:
     events = compare(
-        Question("Who?", "A long text. " * 300), [Contender(), Contender("sink_window")], 6 * MIB,
+        Question("Who?", "A long text. " * 300), [parse_memory("ladder"), parse_memory("sink_window")], 6 * MIB,
         settings={"model": DEFAULT_MODEL}, open_engine=fake_engine,
     )  # fmt: skip
     for event in events:
@@ -185,51 +183,31 @@ def test_stopping_frees_the_engine(fake_engine: Any) -> None:
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "contender", "label"),
-    [
-        ("ladder", Contender(), "Ladder"),
-        ("sink-window", Contender("sink_window"), "First and newest"),
-        (" Full ", Contender("full"), "Full cache"),
-        ("ladder:span=8,overlap=4", Contender(span=8, overlap=4), "Ladder, span 8, overlap 4"),
-        ("ladder:k=q8_0,v=q4_0", Contender(type_k="q8_0", type_v="q4_0"), "Ladder, K q8_0, V q4_0"),
-        ("sink_window:sink=16", Contender("sink_window", n_sink=16), "First and newest, sink 16"),
-        (
-            "scored-ladder:score=attention,heads=each,recent=64",
-            Contender("scored_ladder", n_recent=64, score="attention", heads="each"),
-            "Scored ladder, recent 64, score attention, heads each",
-        ),
-    ],
-)
-def test_memories_in_words(text: str, contender: Contender, label: str) -> None:
-    assert parse_contender(text) == contender
-    assert contender.label == label
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "lader",
-        "ladder:spam=3",
-        "ladder:span=",
-        "ladder:span=-1",
-        "ladder:span=x",
-        "ladder:k=q9",
-        "full:span=3",
-        "tova:score=keydiff",
-    ],
-)
-def test_nonsense_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_contender(text)
-
-
-def test_every_policy_has_a_name_and_can_be_compared() -> None:
-    assert set(NAMES) == set(POLICIES)
+def test_every_policy_can_be_compared() -> None:
     for name, kind in POLICIES.items():
-        assert type(Contender(name, n_sink=None if name == "full" else 8).make_policy(30, 1024)) is kind
-    assert Contender("keydiff", heads="layer").make_policy(30, 1024) == KeyDiff(heads="layer")
+        text = name if name == "full" else f"{name}:sink=8"
+        assert type(parse_memory(text).make_policy(30, 1024)) is kind
+
+
+def test_the_usual_line_up(fake_engine: Any) -> None:
+    """Everything, the newest only, the published ladder, and what the engine or a calibration chooses."""
+    run(fake_engine, [parse_memory(text) for text in LINE_UP], 12 * MIB, document="Short.")
+    policies = [engine.settings["policy"] for engine in fake_engine.opened]
+    assert policies == [Full(), SinkWindow(), Ladder(span=15), None]
+
+
+def test_the_default_is_what_was_calibrated(fake_engine: Any) -> None:
+    found = Calibration("h2o:recent=25%", 512, 0.02, 0.01, 0.03, "t", 1, "2026-01-31", "0.1.0")
+    save_calibration(data_dir(), fingerprint(resolve(DEFAULT_MODEL).path), found)
+    first, second = outcomes(run(fake_engine, [parse_memory("default"), parse_memory("full")], 12 * MIB, document=""))
+    assert fake_engine.opened[0].settings["policy"] == H2O(n_recent=128)
+    assert (first.policy, first.label, first.as_dict()["memory"]) == ("h2o", "Best choice (H2O)", "Best choice (H2O)")
+    assert second.label == "Full"
+
+
+def test_a_size_of_its_own_is_refused(fake_engine: Any) -> None:
+    with pytest.raises(UsageError, match="all have the same size here; leave 512 out"):
+        run(fake_engine, [parse_memory("ladder"), parse_memory("ladder:cells=512")])
 
 
 @given(st.text("ab \n", max_size=40), st.text("ab \n", max_size=40))
@@ -261,11 +239,12 @@ def test_the_command_prints_a_table_and_answers(fake_engine: Any, document: str,
     code = cli.main(["compare", "Who?", "-d", document, "--kv-budget", "6MiB"])
     out, err = capsys.readouterr()
     assert code == 0
-    assert out.count("First and newest") == 2  # the table and the heading of its answer
+    assert out.count("Window") == 2  # the table and the heading of its answer
+    assert "Best choice (" in out
     assert "256" in out
     assert "refused: " in out
-    assert "1 of 3: Ladder" in err
-    assert len(fake_engine.opened) == 3
+    assert "3 of 4: Ladder, as published" in err
+    assert len(fake_engine.opened) == 4
 
 
 def test_the_command_as_json(fake_engine: Any, document: str, capsys: Any) -> None:
@@ -291,6 +270,8 @@ def test_when_nobody_could_answer_the_exit_code_says_so(fake_engine: Any, docume
         (["--memory", "ladder"], "1 memories"),
         (["--memory", "lader", "--memory", "full"], "'lader' is unknown"),
         (["--span", "8"], "--memory ladder:span=8"),
+        (["--heads", "each"], "say it for one memory"),
+        (["--memory", "ladder:cells=512", "--memory", "full"], "all have the same size"),
         (["-d", "missing.txt"], "missing.txt"),
         (["--kv-budget", "lots"], "lots"),
     ],
@@ -311,7 +292,7 @@ def test_kv_types_hold_for_all_and_cells_are_a_budget_too(fake_engine: Any, caps
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def finished(contender: Contender, text: str) -> Event:
+def finished(contender: MemorySpec, text: str) -> Event:
     return Event(0, Outcome(contender, text=text, n_ctx=256, n_seen=10, n_written=2))
 
 
@@ -320,8 +301,12 @@ def test_texts_are_shown_as_texts_never_as_html() -> None:
     from lacache_app.ui.compare_html import Slot, cards, fold
 
     bad = '<img src=x onerror="alert(1)"> & <script>'
-    slots = fold([Slot(Contender()), Slot(Contender("sink_window"))], [finished(Contender(), bad)])
-    slots = fold(slots, [Event(1, Outcome(Contender("sink_window"), text="<b>other</b>")), Event(1, Step(0, ""))][:1])
+    slots = fold(
+        [Slot(parse_memory("ladder")), Slot(parse_memory("sink_window"))], [finished(parse_memory("ladder"), bad)]
+    )
+    slots = fold(
+        slots, [Event(1, Outcome(parse_memory("sink_window"), text="<b>other</b>")), Event(1, Step(0, ""))][:1]
+    )
     page = cards(slots, note="<i>note</i>")
     for tag in ("<img", "<script", "<b>", "<i>"):
         assert tag not in page
@@ -335,43 +320,54 @@ def test_cards_say_how_far_each_is() -> None:
     pytest.importorskip("gradio")
     from lacache_app.ui.compare_html import Slot, cards, fold, stopped
 
-    slots = [Slot(Contender()), Slot(Contender("full")), Slot(Contender("sink_window"))]
+    slots = [Slot(parse_memory("ladder")), Slot(parse_memory("full")), Slot(parse_memory("sink_window"))]
     slots = fold(slots, [Event(0, Started()), Event(0, Progress(128, 1000, 128, 256, 0, 0.5))])
     assert "reading 128 of 1,000 tokens, 256/s" in cards(slots)
     assert '<progress max="1000" value="128"' in cards(slots)
     slots = fold(slots, [Event(0, Step(1, "Hel")), Event(0, Step(2, "lo"))])
     assert ">Hello</div>" in cards(slots)
-    slots = fold(slots, [finished(Contender(), "Hello"), Event(1, Outcome(Contender("full"), refused="too small"))])
+    slots = fold(
+        slots, [finished(parse_memory("ladder"), "Hello"), Event(1, Outcome(parse_memory("full"), refused="too small"))]
+    )
     assert "Too small." in cards(slots)
-    slots = fold(slots, [Event(2, Outcome(Contender("sink_window"), text="Hello"))])
+    slots = fold(slots, [Event(2, Outcome(parse_memory("sink_window"), text="Hello"))])
     assert "Word for word the answer of Ladder." in cards(slots)
-    assert [slot.state for slot in stopped([Slot(Contender()), *slots])] == ["stopped", "done", "refused", "done"]
+    assert [slot.state for slot in stopped([Slot(parse_memory("ladder")), *slots])] == [
+        "stopped",
+        "done",
+        "refused",
+        "done",
+    ]
 
 
 def test_what_was_filled_in_is_checked() -> None:
     pytest.importorskip("gradio")
-    from lacache_app.ui import compare_tab
+    from lacache_app.ui import compare_choice
 
-    row = compare_tab.contender_of
-    assert row("ladder", "q8_0/q4_0", 8, None) == Contender(type_k="q8_0", type_v="q4_0", span=8)
-    assert row("full", "f16/f16", 8, 2) == Contender("full")  # the ladder's settings are the ladder's
-    values = ("ladder", "f16/f16", None, None, "", "f16/f16", None, None, "full", "f16/f16", None, None)
-    assert compare_tab.contenders_of(values) == [Contender(), Contender("full")]
+    row = compare_choice.contender_of
+    assert row("ladder", "q8_0/q4_0", 8, None) == parse_memory("ladder:span=8", "q8_0", "q4_0")
+    assert row("ladder:recent=none", "f16/f16", 8, None) == parse_memory("ladder:recent=none,span=8")
+    assert row("full", "f16/f16", 8, 2) == parse_memory("full")  # the ladder's settings are the ladder's
+    values = ("default", "f16/f16", None, None, "", "f16/f16", None, None, "full", "f16/f16", None, None)
+    assert compare_choice.contenders_of(values) == [parse_memory("default"), parse_memory("full")]
+    kinds = [kind for _title, kind in compare_choice.kinds()]
+    assert set(kinds) == {"default", *POLICIES, *LINE_UP, ""}
+    assert len({title for title, _kind in compare_choice.kinds()}) == len(kinds)
     for bad in (("x", "f16/f16", None, None), ("ladder", "f16", None, None), ("ladder", "f16/f16", 1.5, None),
                 ("ladder", "f16/f16", "8", None), (["ladder"], "f16/f16", None, None)):  # fmt: skip
         with pytest.raises(UsageError):
             row(*bad)
     for value in (float("nan"), float("inf"), -1, 0, 4097, True, "8", None):
         with pytest.raises(UsageError, match="give a whole number"):
-            compare_tab.whole(value, "the memory", 1, 4096)
+            compare_choice.whole(value, "the memory", 1, 4096)
 
 
 def test_cells_are_known_before_anything_is_loaded() -> None:
     path = resolve(DEFAULT_MODEL).path
-    assert cells(path, Contender(), 12 * MIB) == (30, 512)
-    assert cells(path, Contender(type_k="q8_0", type_v="q8_0"), 12 * MIB) == (30, 1024)
+    assert cells(path, parse_memory("ladder"), 12 * MIB) == (30, 512)
+    assert cells(path, parse_memory("ladder:k=q8_0,v=q8_0"), 12 * MIB) == (30, 1024)
     with pytest.raises(UsageError, match="too small"):
-        cells(path, Contender(), MIB)
+        cells(path, parse_memory("ladder"), MIB)
 
 
 def _metadata() -> Any:

@@ -188,7 +188,7 @@ def test_exit_code_table_is_that_of_the_errors():
 def test_every_reason_for_a_refusal_is_explained():
     text = read("docs/how-it-works.md")
     sources = PATCHES / "overlay/src"
-    reasons = re.findall(r'res\.reason = "([^"]+)"', (sources / "llama-lacache.cpp").read_text("utf-8"))
+    reasons = re.findall(r'res\.reason = "([^"]+)"', (sources / "llama-lacache-parts.cpp").read_text("utf-8"))
     reasons += re.findall(r'return "(it[^"]+)"', (sources / "llama-kv-compact-reason.cpp").read_text("utf-8"))
     assert len(reasons) > 8
     assert sorted(rows(text, r"it[^|]+")) == sorted(reasons)

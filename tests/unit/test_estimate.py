@@ -16,12 +16,15 @@ from lacache_app.estimate import (
     estimate,
     free_memory,
     kv_bytes,
+    load_for,
+    query_bytes,
     ram,
     size_text,
 )
 from loopback_hub import gguf_bytes
 
 from lacache_gguf.kv_budget import KvGeometry, KvLayer
+from lacache_gguf.policies import H2O, Cascade, KeyDiff, Ladder, Salience
 
 MIB, GIB = 2**20, 2**30
 LAYER = KvLayer(n_head_kv=8, n_embd_head_k=128, n_embd_head_v=128)
@@ -44,6 +47,26 @@ def test_kv_memory_is_the_exact_arithmetic():
     assert kv_bytes(EIGHT_B, Load(8192, type_k="q8_0", type_v="q4_0")) == EIGHT_B.geometry.bytes(
         8192, 512, "q8_0", "q4_0"
     )
+
+
+def test_queries_are_recorded_beside_the_kv_memory():
+    load = Load(8192)
+    assert query_bytes(EIGHT_B, load) == query_bytes(EIGHT_B, load_for(Ladder(16), load)) == 0
+    assert query_bytes(EIGHT_B, load_for(H2O(), load)) == 64 * MIB, "128 queries of 32 heads of 128 in 32 layers"
+    assert query_bytes(EIGHT_B, load_for(Salience(n_query=16), load)) == 8 * MIB
+    assert query_bytes(EIGHT_B, load_for(Salience(attention=0), load)) == 0
+    windowed = dataclasses.replace(LAYER, is_swa=True)
+    half = dataclasses.replace(EIGHT_B, geometry=KvGeometry((LAYER, windowed) * 16, 32, 131072, n_swa=512))
+    assert query_bytes(half, load_for(H2O(), load)) == 32 * MIB, "layers that a plan has"
+    per_head = compute_bytes(EIGHT_B, load_for(KeyDiff(), load)) - compute_bytes(EIGHT_B, load)
+    assert per_head == 8 * 7 * 32 * 8192, "which token lies where, for each of 8 heads"
+    carried = compute_bytes(EIGHT_B, load_for(Cascade(), load)) - compute_bytes(EIGHT_B, load_for(KeyDiff(), load))
+    assert carried == 4 * 8 * 32 * 8192
+    found = estimate(EIGHT_B, load_for(H2O(), load), ram_of(20 * GIB))
+    assert "KV memory 1 GiB, records of attention 64 MiB, work buffers" in found.text
+    devices = [*ram_of(20 * GIB), FreeMemory("CUDA0", 8 * GIB, 8 * GIB)]
+    shares = estimate(EIGHT_B, load_for(H2O(), dataclasses.replace(load, n_gpu_layers=8)), devices).shares
+    assert [share.query_bytes for share in shares] == [48 * MIB, 16 * MIB]
 
 
 def test_it_fits():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ from lacache_app import calibrated, cli
 from lacache_app.calibrated import Calibration, find_calibration, forget_calibrations, save_calibration
 from lacache_app.evaluate import search as searching
 from lacache_app.evaluate.bench import Bench
-from lacache_app.evaluate.memory_spec import DEFAULT, parse_size
 from lacache_app.evaluate.runner import Stopped
 from lacache_app.evaluate.search import Clock, search
+from lacache_app.memory_spec import DEFAULT, parse_size
 from lacache_app.paths import data_dir
 from loopback_hub import gguf_bytes
 
 from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import UsageError
-from lacache_gguf.policies import Ladder
+from lacache_gguf.policies import Ladder, Salience, SinkWindow, default_policy
 
 MODEL = {
     "llama.block_count": 30,
@@ -69,11 +70,11 @@ def silent(_n: int, _engine: Any) -> None:
 
 def test_what_holds_more_is_found_and_checked_on_other_text(bench) -> None:
     notes: list[str] = []
-    candidates = ("sink_window", "ladder:recent=none", "ladder:recent=75%")
+    candidates = ("sink_window", "salience:recent=8", "ladder:recent=75%")
     found = search(
         bench, text(6000), parse_size("256"), Clock(600), silent, candidates=candidates, note=notes.append
     )  # fmt: skip
-    assert found.winner == "ladder:recent=none"
+    assert found.winner == "salience:recent=8"
     assert found.is_better
     assert found.held_out.value < 0
     assert found.table[0][0] == found.winner
@@ -132,7 +133,7 @@ def test_too_little_text_or_time(bench) -> None:
 
 def test_impossible_candidates_are_left_out(bench) -> None:
     notes: list[str] = []
-    names = ("ladder:span=77", "ladder:recent=none", "ladder:recent=128")
+    names = ("ladder:span=77", "ladder:recent=none", "salience")
     found = search(bench, text(6000), parse_size("256"), Clock(600), silent, candidates=names, note=notes.append)
     assert "left out: ladder:span=77" in notes[0]
     assert [name for name, _, _ in found.table] == ["ladder:recent=none"]  # the third is the default
@@ -189,18 +190,18 @@ def test_the_command_finds_keeps_and_forgets(fake_engine, model, lacache, tmp_pa
     novel = tmp_path / "novel.txt"
     novel.write_text("a" * 6000, encoding="utf-8")
     args = ("calibrate", "--text", novel, "-c", 256, "--minutes", 5)
-    memories = ("--memory", "ladder:recent=none", "--memory", "sink_window")
+    memories = ("--memory", "salience:recent=8", "--memory", "sink_window")
     code, out, err = lacache(*args, *memories, "--dry-run")
     assert code == 0, err
-    assert "ladder:recent=none, loss less the default's on" in out
+    assert "salience:recent=8, loss less the default's on" in out
     assert find_calibration(data_dir(), fingerprint(model), 256) is None
     code, out, _ = lacache(*args, *memories)
     assert code == 0
     assert "kept: used for fake with 128 to 512 cells" in out
     found = find_calibration(data_dir(), fingerprint(model), 256)
-    assert (found.memory, found.n_ctx, found.text) == ("ladder:recent=none", 256, "novel.txt")
+    assert (found.memory, found.n_ctx, found.text) == ("salience:recent=8", 256, "novel.txt")
     assert 0 < found.gain_low <= found.gain <= found.gain_high
-    assert calibrated.calibrated_policy(model, lambda: (30, 256))[0] == Ladder(span=15)
+    assert calibrated.calibrated_policy(model, lambda: (30, 256))[0] == Salience(n_recent=8)
     code, out, _ = lacache(*args, "--memory", "sink_window")
     assert code == 0
     assert "it stays" in out
@@ -221,7 +222,7 @@ def test_chat_and_summarize_use_it_and_say_so(fake_engine, model, lacache, monke
         (("chat", "-c", 512), Ladder(span=15, n_recent=128), True),
         (("summarize", "-", "-c", 1024), Ladder(span=15, n_recent=256), True),
         (("chat", "-c", 512, "--policy", "ladder"), Ladder(span=15, n_recent=256), False),
-        (("chat", "-c", 512, "--recent", 100), Ladder(span=15, n_recent=100), False),
+        (("chat", "-c", 512, "--recent", 100), dataclasses.replace(default_policy(30, 512), n_recent=100), False),
         (("chat", "-c", 2048), None, False),
     ):
         stdin = SimpleNamespace(buffer=io.BytesIO(b"hello"), isatty=lambda: False)
@@ -249,7 +250,7 @@ def test_a_resumed_summary_has_all_settings_of_its_policy() -> None:
     from argparse import ArgumentParser
     from types import SimpleNamespace
 
-    from lacache_app import options
+    from lacache_app import memory_flags
     from lacache_app.commands import summarize
 
     from lacache_gguf.policies import ScoredLadder
@@ -260,13 +261,13 @@ def test_a_resumed_summary_has_all_settings_of_its_policy() -> None:
     summarize.configure(parser)
     args = parser.parse_args(["--resume", "1"])
     summarize._engine_of(job, args)
-    assert options._policy(args, None) == ScoredLadder(n_recent=99, n_src=4, n_dst=2, score="attention")
+    assert memory_flags.policy_of(args, None) == ScoredLadder(n_recent=99, n_src=4, n_dst=2, score="attention")
     args = parser.parse_args(["--resume", "1", "--policy", "sink_window"])
     summarize._engine_of(job, args)
-    assert options._policy(args, None).name == "sink_window"
+    assert memory_flags.policy_of(args, None).name == "sink_window"
 
 
-def test_the_app_starts_with_it(model, lacache) -> None:
+def test_the_app_starts_with_it(fake_engine, model, capsys) -> None:
     from argparse import ArgumentParser
 
     from lacache_app.commands.app import choose_settings, configure
@@ -275,7 +276,17 @@ def test_the_app_starts_with_it(model, lacache) -> None:
     save_calibration(data_dir(), fingerprint(model), FOUND)
     parser = ArgumentParser()
     configure(parser)
-    assert choose_settings(parser.parse_args(["-c", "512"]), data_dir(), Terminal()).policy == Ladder(15, n_recent=128)
+    settings = choose_settings(parser.parse_args(["-c", "512"]), data_dir(), Terminal())
+    assert settings.policy is None, "the page shows the best choice, and it is looked for at every load"
+    assert "as calibrated on 2026-01-31" in capsys.readouterr().err
+    settings.open()
+    assert fake_engine.opened[-1].settings["policy"] == Ladder(15, n_recent=128)
+    dataclasses.replace(settings, n_ctx=4096).open()
+    assert fake_engine.opened[-1].settings["policy"] is None, "what was found holds for half to twice its cells"
+    dataclasses.replace(settings, policy=SinkWindow()).open()
+    assert fake_engine.opened[-1].settings["policy"] == SinkWindow()
+    dataclasses.replace(settings, model="nobody/has-this:Q4_0").open()  # the engine says why not
+    assert fake_engine.opened[-1].settings["policy"] is None
 
 
 @pytest.mark.parametrize(

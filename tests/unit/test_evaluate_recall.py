@@ -239,7 +239,6 @@ def test_agree_runs_the_full_cache_once_for_all_memories(engine, lacache, tmp_pa
     for row in rows.values():
         assert row["kl_sums"][0] == pytest.approx(0, abs=1e-4)  # nothing was thinned yet
         assert row["same_sums"][0] == 128
-        assert row["kl"] > 0
     assert rows["default"]["kl"] < rows["sink_window"]["kl"]
     assert out.splitlines()[1].startswith("memory")
     n_opened = len(engine.opened)

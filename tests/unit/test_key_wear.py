@@ -10,7 +10,7 @@ from lacache_gguf.errors import PolicyError, UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES, N_ROUNDINGS_MAX, check_key_wear
 from lacache_gguf.kv_budget import KV_TYPES
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import Full, Ladder, SinkWindow, default_policy
+from lacache_gguf.policies import Full, Ladder, SinkWindow, default_ladder
 
 
 def memory(policy, n_ctx, type_k, n_layer=30):
@@ -21,7 +21,7 @@ def memory(policy, n_ctx, type_k, n_layer=30):
 def test_the_product_thins_rarely_enough_at_every_budget(type_k):
     """The default policy, and a plain window, with and without a short prompt pinned."""
     for n_ctx in [*range(64, 1200), 2048, 4096, 8192, 32768, 131072]:
-        for policy in (default_policy(30, n_ctx), SinkWindow()):
+        for policy in (default_ladder(30, n_ctx), SinkWindow()):
             memory(policy, n_ctx, type_k).pin(n_ctx // 8)
 
 
@@ -44,11 +44,11 @@ def test_a_ladder_with_few_cells_to_thin_is_refused_with_coarse_keys_only():
 
 
 def test_a_long_pinned_prompt_is_refused_with_coarse_keys_and_changes_nothing():
-    coarse = memory(default_policy(30, 1024), 1024, "q4_1")
+    coarse = memory(default_ladder(30, 1024), 1024, "q4_1")
     with pytest.raises(UsageError, match="shorten the system prompt"):
         coarse.pin(450)
     assert coarse.n_pinned == 0
-    memory(default_policy(30, 1024), 1024, "q8_0").pin(450)
+    memory(default_ladder(30, 1024), 1024, "q8_0").pin(450)
 
 
 def test_a_memory_that_never_thins_takes_every_type():

@@ -23,7 +23,18 @@ from lacache_app.load_choice import (
 
 from lacache_gguf.errors import PolicyError, UsageError
 from lacache_gguf.kv_budget import KvGeometry, KvLayer
-from lacache_gguf.policies import POLICIES, Full, KeyDiff, Ladder, ScoredLadder, SinkWindow, default_policy
+from lacache_gguf.policies import (
+    H2O,
+    POLICIES,
+    Full,
+    KeyDiff,
+    Ladder,
+    Salience,
+    ScoredLadder,
+    SinkWindow,
+    default_ladder,
+    default_policy,
+)
 
 GIB = 2**30
 SMOL = ModelShape(
@@ -36,19 +47,53 @@ WINDOWED = ModelShape(
 )  # fmt: skip
 FREE = [FreeMemory("RAM", 10 * GIB, 16 * GIB)]
 DEFAULT = Choice("smollm2-135m", 22.5)
+LADDER = dataclasses.replace(DEFAULT, policy="ladder")
 
 
 def test_the_usual_choice():
     settings = settings_of(SMOL, DEFAULT)
-    assert settings == EngineSettings("smollm2-135m", n_ctx=1024, policy=default_policy(30, 1024))
+    assert settings == EngineSettings("smollm2-135m", n_ctx=1024, policy=None), "the engine chooses"
     found = explain(DEFAULT, SMOL, FREE)
     assert found.n_cells == 1024
     assert found.fits
     assert found.lines[0] == "1,024 cells of 22.5 KiB: room for as many tokens at a time."
-    assert found.lines[1] == "1.4 pages sharp, 1.1 pages faint, of a text of any length."
+    named = explain(dataclasses.replace(DEFAULT, policy=default_policy(30, 1024).name), SMOL, FREE)
+    assert found == named, "what the default means is known before it is loaded"
     assert "trained on 8,192 tokens at a time, 15 pages; the budget uses 12%" in found.lines[2]
     assert found.warnings == ()
     assert found.memory.text.endswith("10 GiB are free: fits.")
+
+
+def test_what_is_sharp_and_faint_in_words():
+    def line(policy):
+        return explain(dataclasses.replace(DEFAULT, policy=policy), SMOL, FREE).lines[1]
+
+    assert line("ladder") == "1.4 pages sharp, 1.1 pages faint, of a text of any length."
+    assert line("sink_window") == "1.9 pages sharp, 0 pages faint, of a text of any length."
+    assert line("full").startswith("1.9 pages sharp, none faint: nothing is forgotten")
+    for policy, older in (
+        ("salience", "the words that stand out"),
+        ("h2o", "the words that were looked back at most"),
+        ("scored_ladder", "the telling words of every passage"),
+    ):
+        assert line(policy).endswith(f" pages or more faint: of older text of any length, {older}.")
+        assert " pages or more sharp, the newest text; " in line(policy)
+
+
+def test_what_was_calibrated_is_the_best_choice():
+    found = Ladder(15, n_recent=128), "memory ladder:recent=128, as calibrated on 2026-01-31 (loss 0.020 lower)"
+    lines = explain(DEFAULT, SMOL, FREE, found).lines
+    assert lines[1] == f"Best choice for this model: {found[1]}."
+    assert lines[2] == explain(dataclasses.replace(LADDER, recent=128), SMOL, FREE).lines[1]
+    assert explain(LADDER, SMOL, FREE, found) == explain(LADDER, SMOL, FREE), "it is nothing for other choices"
+
+
+def test_queries_that_a_policy_records_are_counted():
+    def share(policy):
+        return explain(dataclasses.replace(DEFAULT, policy=policy), SMOL, FREE).memory.shares[0]
+
+    assert share("h2o").query_bytes == 128 * 9 * 64 * 4 * 30
+    assert share("ladder").query_bytes == 0
 
 
 @pytest.mark.parametrize("shape", [SMOL, WINDOWED], ids=["full", "windowed"])
@@ -73,12 +118,42 @@ def test_the_slider_stays_inside_what_is_free_and_what_is_possible():
     assert budget_range(SMOL, DEFAULT, free_bytes=1).maximum >= 22.5, "the usual budget can always be chosen"
 
 
-@given(mib=st.floats(5.625, 180), policy=st.sampled_from(sorted(POLICIES)))
+@given(mib=st.floats(5.625, 180), policy=st.sampled_from(sorted([*POLICIES, "default"])))
 def test_what_was_set_is_shown_again(mib, policy):
     settings = settings_of(SMOL, dataclasses.replace(DEFAULT, budget_mib=mib, policy=policy))
     shown = choice_of(SMOL, settings)
     assert settings_of(SMOL, shown) == settings
     assert shown.budget_mib <= mib + 0.001, "never more than was given"
+    assert shown == choice_of(SMOL, settings_of(SMOL, shown))
+    assert shown.policy == policy, "no settings were given, so none are shown"
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"),
+    [
+        (None, DEFAULT),
+        (Salience(), Choice("smollm2-135m", 22.5, "salience")),
+        (Salience(n_query=64, place=0.25), Choice("smollm2-135m", 22.5, "salience:place=0.25,query=64")),
+        (Salience(n_recent=99, heads="layer"), Choice("smollm2-135m", 22.5, "salience", recent=99, heads="layer")),
+        (Ladder(15, n_recent=512), LADDER),
+        (Ladder(15), Choice("smollm2-135m", 22.5, "ladder:recent=none")),
+        (Ladder(8, 4, 2, 300, "digit"), Choice("smollm2-135m", 22.5, "ladder:layers=digit", 8, 4, 2, 300)),
+        (ScoredLadder(n_src=4, n_dst=2, score="attention", decay=0.5),
+         Choice("smollm2-135m", 22.5, "scored_ladder:decay=0.5,dst=2,src=4", score="attention")),
+        (H2O(decay=1e-05), Choice("smollm2-135m", 22.5, "h2o:decay=1e-05")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_nothing_that_was_set_is_lost(policy, shown):
+    """What has no field on the page stands behind the policy's name, so that loading it again keeps it."""
+    settings = EngineSettings("smollm2-135m", n_ctx=1024, policy=policy)
+    assert choice_of(SMOL, settings) == shown
+    assert settings_of(SMOL, shown) == settings
+
+
+def test_a_field_wins_over_what_stands_behind_the_name():
+    choice = Choice("smollm2-135m", 22.5, "ladder:recent=none,layers=digit", recent=100)
+    assert settings_of(SMOL, choice).policy == Ladder(15, n_recent=100, layers="digit")
 
 
 @pytest.mark.parametrize(
@@ -101,8 +176,10 @@ def test_policies_and_their_settings():
 
     assert policy(policy="sink_window", sink=8, span=3) == SinkWindow(n_sink=8), "what it does not have is left out"
     assert policy(policy="full") == Full()
-    assert policy(span=8, overlap=4) == Ladder(8, 4, n_recent=512)
-    assert policy(recent=0, sink=0) == Ladder(15, n_sink=0, n_recent=0)
+    assert policy(span=8, overlap=4) is None, "the default has no settings"
+    assert policy(policy="ladder") == default_ladder(30, 1024)
+    assert policy(policy="ladder", span=8, overlap=4) == Ladder(8, 4, n_recent=512)
+    assert policy(policy="ladder", recent=0, sink=0) == Ladder(15, n_sink=0, n_recent=0)
     assert policy(policy="scored_ladder", score="attention", span=3) == ScoredLadder(score="attention")
     assert policy(policy="keydiff", heads="layer", recent=64) == KeyDiff(n_recent=64, heads="layer")
 
@@ -114,7 +191,7 @@ def test_policies_and_their_settings():
         ({"span": 4, "overlap": 4}, PolicyError, "overlap 4 must be below span 4"),
         ({"recent": 1020}, PolicyError, "do not fit in a budget of 1024 cells"),
         ({"policy": "sink_window", "sink": -1}, PolicyError, "n_sink"),
-        ({"policy": "nothing"}, UsageError, "policy 'nothing' is unknown"),
+        ({"policy": "nothing"}, UsageError, "'nothing' is unknown; choose one of default, full"),
         ({"budget_mib": 1}, UsageError, "256 cells, the least"),
         ({"n_threads": 0}, UsageError, "0 threads cannot work"),
         ({"type_v": "q8_0", "flash_attn": "off"}, UsageError, "V in q8_0 needs flash attention"),
@@ -128,14 +205,15 @@ def test_policies_and_their_settings():
 )
 def test_what_cannot_work_is_refused_in_words(values, error, reason):
     with pytest.raises(error, match=reason):
-        explain(dataclasses.replace(DEFAULT, **values), SMOL, FREE)
+        explain(dataclasses.replace(LADDER, **values), SMOL, FREE)
 
 
 def test_one_layer_has_no_ladder():
     one = dataclasses.replace(SMOL, geometry=KvGeometry((KvLayer(3, 64, 64),), n_layer=1, n_ctx_train=8192))
-    with pytest.raises(UsageError, match="choose sink_window"):
-        settings_of(one, dataclasses.replace(DEFAULT, budget_mib=1))
-    assert choice_of(one, EngineSettings(n_ctx=1024)).policy == "sink_window"
+    with pytest.raises(UsageError, match="use sink_window"):
+        settings_of(one, dataclasses.replace(LADDER, budget_mib=1))
+    assert settings_of(one, dataclasses.replace(DEFAULT, budget_mib=1)).policy is None
+    assert choice_of(one, EngineSettings(n_ctx=1024)).policy == "default"
 
 
 def test_warnings():

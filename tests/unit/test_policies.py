@@ -32,13 +32,16 @@ from lacache_gguf.policies import (
     Plan,
     Policy,
     Random,
+    Salience,
     ScoredLadder,
     SinkWindow,
     SnapKV,
     View,
+    default_ladder,
+    default_policies,
     default_policy,
     is_per_head,
-    need_of,
+    needs_of,
 )
 from lacache_gguf.policies.scored import Scored
 
@@ -89,6 +92,7 @@ SETTINGS: dict[str, st.SearchStrategy[tuple[Policy, int]]] = {
     "sink_window": st.tuples(st.builds(SinkWindow, n_sink=st.integers(0, 9)), st.integers(1, 40)),
     "ladder": ladders(),
     "scored_ladder": scored_ladders(),
+    "salience": scored(Salience),
     "keydiff": scored(KeyDiff),
     "random": scored(Random, seed=st.integers(0, 9)),
     "h2o": scored(H2O),
@@ -117,7 +121,7 @@ def shown(policy: Policy, n_layer: int, n_cells: int, n_free: int, *numbers: int
     rng = np.random.default_rng([n_layer, n_cells, n_free])
     scores = rng.integers(-4, 5, (n_layer, n_head_kv, n_cells)).astype(np.float32)
     return View(
-        n_layer, n_cells, n_free, *numbers, n_head_kv=n_head_kv, scores=None if need_of(policy) is None else scores
+        n_layer, n_cells, n_free, *numbers, n_head_kv=n_head_kv, scores={need.kind: scores for need in needs_of(policy)}
     )
 
 
@@ -254,10 +258,11 @@ def test_policies_are_frozen_values(name: str) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_plan_equals_the_golden_one(path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
-    view = golden["view"]
+    policy, view = POLICIES[golden["policy"]](**golden["settings"]), golden["view"]
     if "scores" in view:
-        view["scores"] = np.array(view["scores"], dtype=np.float32)
-    plan = POLICIES[golden["policy"]](**golden["settings"]).plan(View(**view))
+        scores = np.array(view["scores"], dtype=np.float32)
+        view["scores"] = {need.kind: scores for need in needs_of(policy)}
+    plan = policy.plan(View(**view))
     assert {"keep": plan.keep.tolist(), "cursor": plan.cursor, "sweep": plan.sweep} == golden["plan"]
 
 
@@ -279,16 +284,28 @@ def test_sink_window_refuses_a_bad_n_sink(value: object) -> None:
         SinkWindow(n_sink=value)  # type: ignore[arg-type]
 
 
-def test_default_policy_is_valid_for_every_model_and_budget() -> None:
+def test_default_policies_are_valid_for_every_model_and_budget() -> None:
     for n_layer in range(1, 200):
         for n_ctx in (64, 65, 96, 127, 256, 1024, 131_072):
-            policy = default_policy(n_layer, n_ctx)
-            policy.check(n_layer, n_ctx)
-            assert policy.n_free_max(n_layer, n_ctx) >= 1
-    assert default_policy(30, 1024) == Ladder(span=15, overlap=0, n_sink=4, n_recent=512, layers="interleaved")
-    assert default_policy(1, 1024) == SinkWindow()  # a ladder of one layer would free nothing
-    with pytest.raises(PolicyError, match="8 cells"):
-        default_policy(30, 8)
+            for policy in default_policies(n_layer, n_ctx):
+                policy.check(n_layer, n_ctx)
+                assert policy.n_free_max(n_layer, n_ctx) >= 1
+    assert default_policy(30, 1024) == default_policies(30, 1024)[0] == Salience()
+    assert default_policies(30, 1024)[-1] == default_ladder(30, 1024)
+    assert default_ladder(30, 1024) == Ladder(span=15, overlap=0, n_sink=4, n_recent=512, layers="interleaved")
+    assert default_ladder(1, 1024) == SinkWindow()  # a ladder of one layer would free nothing
+    with pytest.raises(PolicyError, match="5 cells"):
+        default_policy(30, 5)
+
+
+def test_every_default_asks_for_less_than_the_one_before() -> None:
+    asked = [(is_per_head(policy), {need.kind for need in needs_of(policy)}) for policy in default_policies(30, 1024)]
+    assert asked == [
+        (True, {"keydiff", "attention", "surprise"}),
+        (False, {"keydiff", "attention", "surprise"}),
+        (False, {"keydiff", "surprise"}),
+        (False, set()),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -301,8 +318,8 @@ def test_default_policy_is_valid_for_every_model_and_budget() -> None:
         {"n_layer": 2, "n_cells": 8, "n_free": 1, "cursor": -1},
         {"n_layer": 2, "n_cells": 8, "n_free": 1, "sweep": -1},
         {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_head_kv": 0},
-        {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_head_kv": 3, "scores": np.zeros((2, 1, 8), np.float32)},
-        {"n_layer": 2, "n_cells": 8, "n_free": 1, "scores": np.zeros((2, 1, 8))},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "n_head_kv": 3, "scores": {"x": np.zeros((2, 1, 8), np.float32)}},
+        {"n_layer": 2, "n_cells": 8, "n_free": 1, "scores": {"x": np.zeros((2, 1, 8))}},
     ],
 )
 def test_view_refuses_what_no_memory_can_have(numbers: dict[str, Any]) -> None:
@@ -329,7 +346,7 @@ def test_need_refuses_what_means_nothing(kwargs: dict[str, Any], text: str) -> N
 
 def test_position_only_policies_need_nothing() -> None:
     for policy in (Full(), SinkWindow(), Ladder(span=2)):
-        assert need_of(policy) is None
+        assert needs_of(policy) == ()
         assert not is_per_head(policy)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from lacache_gguf.policies import (
     Need,
     Policy,
     Random,
+    Salience,
     ScoredLadder,
     SnapKV,
     View,
-    need_of,
+    needs_of,
 )
 from lacache_gguf.policies.scored import Heads, lowest
 
@@ -61,11 +63,17 @@ def case_of(policy: Policy, case: dict[str, Any], data: st.DataObject, n_least: 
     n_free = data.draw(st.integers(1, policy.n_free_max(shape[0], n_cells, case["n_pinned"])))
     numbers = {name: case[name] for name in ("n_pinned", "cursor", "sweep", "n_head_kv")}
     n_tail = oracle.n_tail_of(case["n_recent"], n_cells)
-    return View(shape[0], n_cells, n_free, **numbers, scores=scores if need_of(policy) else None), {
+    return View(shape[0], n_cells, n_free, **numbers, scores={need.kind: scores for need in needs_of(policy)}), {
         "n_free": n_free,
         "n_first": n_first,
         "n_tail": n_tail,
     }
+
+
+def the_scores(view: View) -> list:
+    """Of a policy that wants one kind."""
+    (scores,) = view.scores.values()
+    return scores.tolist()
 
 
 def in_shape(rows: list[list[list[int]]], heads: Heads) -> list:
@@ -77,7 +85,7 @@ def in_shape(rows: list[list[list[int]]], heads: Heads) -> list:
 def test_keydiff_drops_what_the_oracle_drops(case: dict[str, Any], data: st.DataObject) -> None:
     policy = KeyDiff(case["n_sink"], case["n_recent"], case["heads"])
     view, known = case_of(policy, case, data, 1)
-    rows = oracle.rows_of(view.scores.tolist(), policy.heads)
+    rows = oracle.rows_of(the_scores(view), policy.heads)
     expected = [[oracle.drop_lowest(row, **known) for row in layer] for layer in rows]
     assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
 
@@ -89,7 +97,7 @@ def test_h2o_and_tova_drop_what_the_oracle_drops(kind: type) -> None:
     def holds(case: dict[str, Any], data: st.DataObject) -> None:
         policy = kind(case["n_sink"], case["n_recent"], case["heads"])
         view, known = case_of(policy, case, data, 1)
-        rows = oracle.rows_of(view.scores.tolist(), policy.heads)
+        rows = oracle.rows_of(the_scores(view), policy.heads)
         expected = [[oracle.drop_lowest(row, **known) for row in layer] for layer in rows]
         assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
 
@@ -101,7 +109,7 @@ def test_h2o_and_tova_drop_what_the_oracle_drops(kind: type) -> None:
 def test_snapkv_drops_what_the_oracle_drops(case: dict[str, Any], n_pool: int, data: st.DataObject) -> None:
     policy = SnapKV(case["n_sink"], case["n_recent"], case["heads"], n_pool=n_pool)
     view, known = case_of(policy, case, data, 1)
-    rows = oracle.rows_of(view.scores.tolist(), policy.heads)
+    rows = oracle.rows_of(the_scores(view), policy.heads)
     expected = [
         [oracle.drop_lowest(oracle.pooled(row, known["n_tail"], n_pool), **known) for row in layer] for layer in rows
     ]
@@ -127,11 +135,49 @@ def test_scored_ladder_keeps_what_the_oracle_keeps(case: dict[str, Any], n_src: 
     policy = ScoredLadder(case["n_sink"], case["n_recent"], case["heads"], **rung)
     view, known = case_of(policy, case, data, n_src)
     resume = {"cursor": view.cursor, "sweep": view.sweep}
-    rows = oracle.rows_of(view.scores.tolist(), policy.heads)
+    rows = oracle.rows_of(the_scores(view), policy.heads)
     answers = [[oracle.thin_rungs(row, **known, **rung, **resume) for row in layer] for layer in rows]
     plan = policy.plan(view)
     assert plan.keep.tolist() == in_shape([[kept for kept, *_ in layer] for layer in answers], policy.heads)
     assert {(plan.cursor, plan.sweep)} == {(cursor, sweep) for layer in answers for _, cursor, sweep in layer}
+
+
+WEIGHTS = st.sampled_from([0.0, 0.5, 1.0, 3.0])  # multiples of a half: sums of few ranks are exact
+
+
+@MANY
+@given(st.fixed_dictionaries(SIZES), st.tuples(WEIGHTS, WEIGHTS, WEIGHTS, WEIGHTS), st.data())
+def test_salience_drops_what_the_oracle_drops(
+    case: dict[str, Any], weights: tuple[float, ...], data: st.DataObject
+) -> None:
+    kinds = ("keydiff", "attention", "surprise")
+    weights = weights if any(weights) else (1.0, 0.0, 0.0, 0.0)
+    named = dict(zip((*kinds, "place"), weights, strict=True))
+    policy = Salience(case["n_sink"], case["n_recent"] or 5, case["heads"], **named)
+    case = {**case, "n_recent": policy.n_recent}
+    view, known = case_of(policy, case, data, 1)
+    rng = np.random.default_rng(case["seed"])
+    shape = (view.n_layer, view.n_head_kv, view.n_cells)
+    scores = {kind: rng.integers(0, case["n_kinds"], shape).astype(np.float32) for kind in kinds}
+    view = replace(view, scores={kind: scores[kind] for kind in kinds if getattr(policy, kind)})
+    by_kind = {kind: oracle.rows_of(scores[kind].tolist(), policy.heads) for kind in kinds}
+    n_rows = view.n_head_kv if policy.heads == "each" else 1
+    expected = []
+    for il in range(view.n_layer):
+        rows = [[(weights[k], by_kind[kind][il][i]) for k, kind in enumerate(kinds)] for i in range(n_rows)]
+        expected.append([oracle.drop_lowest(oracle.added_ranks(row, weights[3]), **known) for row in rows])
+    assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
+
+
+def test_salience_asks_only_for_what_has_a_weight() -> None:
+    assert [need.kind for need in Salience().needs] == ["keydiff", "attention", "surprise"]
+    assert [need.kind for need in Salience(attention=0).needs] == ["keydiff", "surprise"]
+    assert Salience(n_recent=None).recent(1024) == 256
+    for wrong in ({"surprise": -1}, {"keydiff": float("nan")}, {"place": float("inf")}, {"attention": "much"}):
+        with pytest.raises(PolicyError, match=f"weight {next(iter(wrong))}"):
+            Salience(**wrong)
+    with pytest.raises(PolicyError, match="all weights are 0"):
+        Salience(keydiff=0, attention=0, surprise=0, place=0)
 
 
 def test_random_draws_other_lots_every_time_and_with_every_seed() -> None:
@@ -151,7 +197,7 @@ def test_lowest_marks_so_many_and_no_higher_one(scores: list[int], n_drop: int) 
 
 
 def test_scores_that_are_missing_are_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="keydiff needs scores"):
+    with pytest.raises(ValueError, match="keydiff scores are needed"):
         KeyDiff(n_sink=0).plan(View(n_layer=2, n_cells=8, n_free=1))
 
 
@@ -183,15 +229,15 @@ def test_impossible_settings_are_refused_at_once(kind: type, kwargs: dict[str, A
 
 
 def test_published_settings() -> None:
-    assert (TOVA().need, TOVA().heads, TOVA().recent(1024)) == (Need("attention", 1), "layer", 1)
-    assert (H2O().need, H2O().heads, H2O().recent(1024)) == (Need("attention", 128, 0.999), "each", 512)
-    assert (SnapKV().need, SnapKV().heads, SnapKV().recent(1024)) == (Need("attention", 32), "each", 32)
-    assert (KeyDiff().need, KeyDiff().heads) == (Need("keydiff"), "each")
+    assert (TOVA().needs, TOVA().heads, TOVA().recent(1024)) == ((Need("attention", 1),), "layer", 1)
+    assert (H2O().needs, H2O().heads, H2O().recent(1024)) == ((Need("attention", 128, 0.99999),), "each", 512)
+    assert (SnapKV().needs, SnapKV().heads, SnapKV().recent(1024)) == ((Need("attention", 32),), "each", 32)
+    assert (KeyDiff().needs, KeyDiff().heads) == ((Need("keydiff"),), "each")
 
 
 def test_scored_ladder_needs_what_its_score_needs() -> None:
-    assert ScoredLadder().need == Need("keydiff")
-    assert ScoredLadder(score="attention", n_query=8, decay=0.5).need == Need("attention", 8, 0.5)
+    assert ScoredLadder().needs == (Need("keydiff"),)
+    assert ScoredLadder(score="attention", n_query=8, decay=0.5).needs == (Need("attention", 8, 0.5),)
 
 
 PICTURES = {
@@ -200,6 +246,7 @@ PICTURES = {
     H2O(n_recent=8): ("h2o", "head", 4),
     TOVA(): ("tova", "layer", 6),
     SnapKV(n_recent=4, n_pool=3): ("snapkv", "head", 5),
+    Salience(n_sink=2, n_recent=4, attention=0, surprise=0, place=0): ("salience", "head", 5),
 }
 
 
@@ -211,7 +258,7 @@ def test_pictures_in_the_docstrings_are_plans(policy: Policy) -> None:
     assert len(lines) >= 2
     scores = np.array([[float(digit) for digit in digits] for digits, _ in lines], dtype=np.float32)
     scores = scores[None] if row == "head" else scores[:, None]
-    view = View(scores.shape[0], 16, n_free, n_head_kv=scores.shape[1], scores=scores)
+    view = View(scores.shape[0], 16, n_free, n_head_kv=scores.shape[1], scores={policy.needs[0].kind: scores})
     keep = policy.plan(view).keep.reshape(len(lines), -1).tolist()
     assert ["".join("#" if cell in kept else "." for cell in range(16)) for kept in keep] == [line for _, line in lines]
 

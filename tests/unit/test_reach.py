@@ -7,13 +7,13 @@ from lacache_app import reach as reach_module
 from lacache_app.reach import Reach, pages, reach
 
 from lacache_gguf.errors import PolicyError
-from lacache_gguf.policies import POLICIES, Full, Ladder, SinkWindow, View, default_policy
+from lacache_gguf.policies import POLICIES, Full, Ladder, Salience, SinkWindow, View, default_ladder, needs_of
 
 
 @pytest.mark.parametrize("n_layer", [2, 30, 32])
 @pytest.mark.parametrize("n_ctx", [256, 1024, 8192, 131072])
 def test_a_ladder_holds_more_tokens_than_cells(n_layer, n_ctx):
-    found = reach(default_policy(n_layer, n_ctx), n_layer, n_ctx)
+    found = reach(default_ladder(n_layer, n_ctx), n_layer, n_ctx)
     assert n_ctx // 2 <= found.n_sharp < n_ctx, "at least its recent window"
     assert found.n_faint > 0
     assert found.n_sharp + found.n_faint > n_ctx, "the point of a ladder"
@@ -21,13 +21,23 @@ def test_a_ladder_holds_more_tokens_than_cells(n_layer, n_ctx):
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"full", "ladder"}))
 def test_every_policy_can_be_counted(name):
-    """Without a model: scores are lots. What is always kept is sharp, and all layers hold as many tokens as cells."""
+    """Without a model. What is always kept is sharp, and all layers hold as many tokens as cells, or more."""
     policy = POLICIES[name]()
     found = reach(policy, 6, 512)
-    assert found.n_sharp >= (256 if getattr(policy, "n_recent", 0) is None else 1)
+    assert found.n_sharp >= (policy.recent(512) if hasattr(policy, "recent") else 1)
     assert 512 * 15 / 16 <= found.n_sharp + found.n_faint <= 6 * 512
+    assert found.is_least == bool(needs_of(policy))
     assert reach(policy, 6, 512) == found
-    reach(policy, 4, 4096)
+    large = reach(policy, 6, 4096)
+    assert large.n_sharp == pytest.approx(8 * found.n_sharp, rel=0.25)
+
+
+def test_a_policy_that_goes_by_the_text_is_counted_from_below():
+    """What surely stays sharp: the recent quarter, and what came in since; all that is held are the cells at least."""
+    found = reach(Salience(), 30, 1024)
+    assert found.is_least
+    assert 256 < found.n_sharp < 512
+    assert 960 <= found.n_sharp + found.n_faint <= 1024
 
 
 def test_a_window_is_sharp_and_nothing_else():

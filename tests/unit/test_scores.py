@@ -39,8 +39,8 @@ class Heads:
         given_by = [(query * 7 + token * 13 + row * 5) % 16 / 16 if token <= query else 0 for query in self.queries]
         return sum(given_by) / len(given_by)
 
-    def score(self, need: Need) -> np.ndarray:
-        assert need.n_query == self.n_query
+    def score(self, need: Need, first: int) -> np.ndarray:
+        assert (need.n_query, first) == (self.n_query, 0)
         rows = [[self.vote(row, token) for token in tokens] for row, tokens in enumerate(self.tokens)]
         return np.array(rows, dtype=np.float32).reshape(self.n_layer, self.n_head, -1)
 
@@ -52,11 +52,11 @@ class Spy:
 
     def __init__(self, policy: ScoredLadder) -> None:
         self.policy, self.seen = policy, []
-        self.need, self.is_per_head = policy.need, policy.is_per_head
+        self.needs, self.is_per_head = policy.needs, policy.is_per_head
         self.check, self.n_free_max = policy.check, policy.n_free_max
 
     def plan(self, view: View) -> Plan:
-        self.seen.append(view.scores.copy())
+        self.seen.append(view.scores["attention"].copy())
         return self.policy.plan(view)
 
 
@@ -98,13 +98,14 @@ def attentive(draw: st.DrawFn) -> ScoredLadder:
 def test_what_is_known_fades_and_travels_with_the_cells(policy, n_layer, n_head, sizes):
     memory, heads, spy = memory_of(policy, n_layer, n_head)
     known: list[dict[int, float]] = [{} for _ in heads.tokens]
-    expected = []
+    expected, n_known = [], 0
 
     def look() -> None:
+        nonlocal n_known
+        weight, n_known = policy.decay ** (memory.n_seen - n_known), memory.n_seen
         for row, tokens in enumerate(heads.tokens):
             known[row] = {
-                token: policy.decay * known[row].get(token, 0) + (1 - policy.decay) * heads.vote(row, token)
-                for token in tokens
+                token: weight * known[row].get(token, 0) + (1 - weight) * heads.vote(row, token) for token in tokens
             }
         expected.append([list(row.values()) for row in known])
 
@@ -161,7 +162,7 @@ def test_votes_outlive_cells_that_are_taken_back():
     memory, heads, spy = memory_of(policy, 2, 2)
     for _ in range(16):
         feed(memory, heads, 4)
-    expected = heads.score(policy.need)
+    expected = heads.score(policy.needs[0], 0)
     votes = memory.votes()
     memory.retract(3, votes)
     heads.tokens, heads.queries = [row[:-3] for row in heads.tokens], []  # native code forgets its queries
@@ -199,8 +200,8 @@ def test_checkpoints_without_scores_are_refused_where_they_are_needed():
 def test_keydiff_keeps_nothing_between_plans():
     asked = []
 
-    def score(need: Need) -> np.ndarray:
-        asked.append(need)
+    def score(need: Need, first: int) -> np.ndarray:
+        asked.append((need, first))
         return np.zeros((2, 3, memory.n_cells), dtype=np.float32)
 
     memory = Memory(KeyDiff(), 2, 64, lambda keep: None, n_head_kv=3, score=score)
@@ -208,14 +209,15 @@ def test_keydiff_keeps_nothing_between_plans():
         memory.make_room(8)
         memory.advance(8)
     counters, arrays = memory.state()
-    assert asked == [Need("keydiff")] * memory.n_compactions
+    assert asked == [(Need("keydiff"), 0)] * memory.n_compactions
     assert set(arrays) == {"held"}
     memory.restore(counters, arrays)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_scores_that_are_no_numbers_are_refused(value):
-    memory = Memory(KeyDiff(), 2, 64, lambda keep: None, score=lambda need: np.full((2, 1, 64), value, np.float32))
+    scores = np.full((2, 1, 64), value, np.float32)
+    memory = Memory(KeyDiff(), 2, 64, lambda keep: None, score=lambda need, first: scores)
     memory.advance(64)
     with pytest.raises(LacacheError, match="no finite numbers"):
         memory.make_room(1)

@@ -110,24 +110,25 @@ export function domain(scene, name) {
   return scene.closeUp ? [scene.closeUp.first, scene.closeUp.first + scene.nCloseUp] : [0, scene.nCloseUp];
 }
 
-// How many layers hold any of a bin's tokens, and whether one of them holds only part of it.
-export function layersOf(scene, name, first) {
+// Which share of a bin is held, over all layers, 0 .. 1; of a single token of the close-up also in how many layers, and
+// by how many of all heads.
+export function heldOf(scene, name, first) {
+  const { nLayer, nHead } = scene;
+  let n = 0;
   if (name === "closeUp") {
     const { kept, pieces, first: start } = scene.closeUp;
-    let n = 0;
-    for (let il = 0; il < scene.nLayer; il++) n += kept[il * pieces.length + first - start];
-    return { n, isPartly: false };
+    let nLayers = 0;
+    for (let il = 0; il < nLayer; il++) {
+      const nHere = kept[il * pieces.length + first - start];
+      n += nHere;
+      nLayers += nHere > 0;
+    }
+    return { share: n / (nLayer * nHead), nLayers, nHeads: n };
   }
   const strip = scene[name];
   const bin = Math.floor((first - strip.first) / strip.binSize);
-  let n = 0;
-  let isPartly = false;
-  for (let il = 0; il < scene.nLayer; il++) {
-    const share = strip.rows[scene.rowOf[il] * strip.nBins + bin] || 0;
-    n += share > 0;
-    isPartly ||= share > 0 && share < 255;
-  }
-  return { n, isPartly };
+  for (let il = 0; il < nLayer; il++) n += strip.rows[scene.rowOf[il] * strip.nBins + bin] || 0;
+  return { share: n / (255 * nLayer) };
 }
 
 export class Painter {
@@ -196,8 +197,8 @@ export class Painter {
     const { kept, pieces } = scene.closeUp;
     const n = pieces.length;
     const image = new ImageData(n, scene.nLayer);
-    const [none, all] = [table[0], table[N_STEPS - 1 - 40]];
-    for (let i = 0; i < n * scene.nLayer; i++) image.data.set([...(kept[i] ? all : none), 255], 4 * i);
+    const most = N_STEPS - 1 - 40;
+    for (let i = 0; i < n * scene.nLayer; i++) image.data.set([...table[Math.round((most * kept[i]) / scene.nHead)], 255], 4 * i);
     const step = band.w / scene.nCloseUp;
     this.paste(image, band, band.x, n * step, scene.nLayer, look);
     if (step < 4) return;

@@ -3,7 +3,7 @@
 //
 // Asks four times a second while the model works, seldom while it rests, never while the page is hidden.
 
-import { Painter, accents, colours, css, domain, hit, layersOf, layout, tokensAt } from "./memory_draw.js";
+import { Painter, accents, colours, css, domain, heldOf, hit, layout, tokensAt } from "./memory_draw.js";
 
 const ASSETS = new URL(".", import.meta.url);
 const NEWS = "/lacache/memory";
@@ -122,6 +122,7 @@ class MemoryMapElement extends HTMLElement {
       news,
       nSeen: news.n_seen,
       nLayer: news.n_layer,
+      nHead: news.n_head,
       nRecent: 2 * news.n_ctx,
       nCloseUp: N_CLOSE_UP,
       nFirstWhole: news.n_first_whole,
@@ -301,32 +302,41 @@ class MemoryMapElement extends HTMLElement {
 
   // The text of the close-up; what fewer layers hold is fainter, what none holds has no ground.
   read() {
-    const { closeUp, nLayer } = this.scene;
+    const { closeUp } = this.scene;
     const table = colours(this.skin.theme);
     const spans = [];
     closeUp.pieces.forEach((piece, i) => {
-      const n = layersOf(this.scene, "closeUp", closeUp.first + i).n;
+      const { share } = heldOf(this.scene, "closeUp", closeUp.first + i);
       const last = spans[spans.length - 1];
-      if (last && last.n === n) last.text += piece;
-      else spans.push({ n, text: piece });
+      if (last && last.share === share) last.text += piece;
+      else spans.push({ share, text: piece });
     });
     this.parts.text.replaceChildren(
-      ...spans.map(({ n, text }) => {
+      ...spans.map(({ share, text }) => {
         const span = document.createElement("span");
         span.textContent = text;
-        span.className = n ? "kept" : "gone";
-        if (n) span.style.setProperty("--held", css(table[Math.round((255 * n) / nLayer)]));
+        span.className = share ? "kept" : "gone";
+        if (share) span.style.setProperty("--held", css(table[Math.ceil(255 * share)]));
         return span;
       }),
     );
   }
 
+  // What is held of the tokens at a place; of a single one in how many layers.
+  held(at) {
+    const { nLayer, nHead } = this.scene;
+    const isOne = at.last - at.first === 1 && this.isInCloseUp(at);
+    const { share, nLayers, nHeads } = heldOf(this.scene, isOne ? "closeUp" : at.band, at.first);
+    if (isOne) return `kept in ${nLayers} of ${nLayer} layers${nHead > 1 ? `, by ${nHeads} of ${nLayer * nHead} heads` : ""}`;
+    if (share === 0 || share === 1) return share ? "all of it kept" : "nothing of it kept";
+    return `${Math.max(1, Math.min(99, Math.round(100 * share)))} % kept`;
+  }
+
   tooltip(at, x) {
     const { scene } = this;
-    const { closeUp, nLayer } = scene;
-    const { n, isPartly } = layersOf(scene, at.band, at.first);
+    const { closeUp } = scene;
     const range = at.last - at.first > 1 ? `Tokens ${number(at.first)} to ${number(at.last - 1)}` : `Token ${number(at.first)}`;
-    const held = `kept in ${n} of ${nLayer} layers${isPartly ? ", in part" : ""}`;
+    const held = this.held(at);
     const text = this.isInCloseUp({ first: at.token })
       ? closeUp.pieces.slice(Math.max(0, at.token - closeUp.first - 8), at.token - closeUp.first + 9).join("").replace(/\s+/g, " ").trim()
       : "";

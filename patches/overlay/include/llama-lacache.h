@@ -5,8 +5,13 @@
 // The mechanism knows nothing of ladders: which cells survive is the caller's plan.
 // One box says everything: keep[n_layer][n_head][n_kept], row-major, row (il, h) = which cells KV head h of layer il
 // keeps; with n_head = 1 all heads of a layer keep the same ones.
-// Every row keeps the same NUMBER of cells, so after the call cell i has position i in every layer and head, and
+// Every row keeps the same NUMBER of cells, so after the call cell i has one position in every layer and head, and
 // the shared cell table, the masks and flash attention stay what they are.
+//
+// Two ways to number what is left. llama_memory_seq_compact() closes the gaps: cell i gets position i, and its key is
+// turned there. llama_memory_seq_thin() leaves keys as they are, at the position where their token once was; the table
+// then counts backwards from the newest cell, which is what masks need, and only the caller knows the older positions.
+// When these come to an end, llama_memory_seq_turn() moves them down.
 //
 // Scores are what a plan may be made from: how much a cell is worth keeping, float32, higher = keep, always
 // scores[n_layer][n_head_kv][n_cells] with layers as in a plan and cells in order of position.
@@ -22,7 +27,10 @@ extern "C" {
 #endif
 
 // changes whenever a signature or a meaning below changes; checked by the bindings at load time
-#define LLAMA_LACACHE_ABI 2
+#define LLAMA_LACACHE_ABI 3
+
+// a float counts whole positions exactly up to here
+#define LLAMA_LACACHE_TURN_MAX (1 << 24)
 
 // results of the functions below that change or compute something
 enum llama_compact_status {
@@ -33,11 +41,11 @@ enum llama_compact_status {
     LLAMA_COMPACT_ERR_LAYERS      = -4, // n_layer differs from llama_memory_compact_n_layer()
     LLAMA_COMPACT_ERR_KEPT        = -5, // n_kept < 1 or more than the sequence has cells
     LLAMA_COMPACT_ERR_LENGTH      = -6, // an array is NULL or does not have the number of elements it must have
-    LLAMA_COMPACT_ERR_RANGE       = -7, // an entry is negative or >= the number of cells
+    LLAMA_COMPACT_ERR_RANGE       = -7, // an entry is negative or >= the number of cells; an impossible turn or position
     LLAMA_COMPACT_ERR_ORDER       = -8, // a row is not strictly ascending
     LLAMA_COMPACT_ERR_SHARED      = -9, // a cell that would have to change also belongs to another sequence
     LLAMA_COMPACT_ERR_ALLOC       = -10, // no room for the work buffers; nothing was changed
-    LLAMA_COMPACT_ERR_COMPUTE     = -11, // the backend failed half way; llama_memory_seq_compact() removed the sequence
+    LLAMA_COMPACT_ERR_COMPUTE     = -11, // the backend failed half way; a sequence that it was changing was removed
     LLAMA_COMPACT_ERR_HEADS       = -12, // heads: see llama_memory_compact_head_reason(), or n_head is neither 1 nor their number
     LLAMA_COMPACT_ERR_QUERY       = -13, // queries: see llama_memory_query_reason(), or n_query out of range, or none recorded
 };
@@ -84,19 +92,52 @@ LLAMA_API int32_t llama_memory_seq_compact(
                      int32_t   n_head,
                      int32_t   n_kept);
 
-// Score every cell by how little its key is like the others (KeyDiff, arXiv 2504.15364):
+// The same without renumbering: K rows that move keep every bit, too, and so the position by which they are rotated.
+// The newest cell keeps its position in the table, the one before it gets one less, and so on, which is right for cells
+// behind the last gap. Sliding-window and recurrent layers are not touched.
+// ERR_RANGE if that would need negative positions, which takes several cells at one position.
+LLAMA_API int32_t llama_memory_seq_thin(
+        struct llama_context * ctx,
+                llama_seq_id   seq_id,
+               const int32_t * keep,
+                      size_t   n_keep,
+                     int32_t   n_layer,
+                     int32_t   n_head,
+                     int32_t   n_kept);
+
+// Turn the keys of every cell by a number of positions.
 //
-//   scores[il][h][i] = -cos(k_i, m), m = mean over all cells of k/|k|
+//   turn    [n_layer][n_head][n_cells]  by how much; cells in order of position, |turn| <= LLAMA_LACACHE_TURN_MAX
+//   n_turn                     number of elements that turn points to
+//   shift                      by how much positions in the table change, those of sliding-window and recurrent layers
+//                              included. No position may become negative or > LLAMA_LACACHE_TURN_MAX; window cells
+//                              before position 0 are freed
 //
-// with the keys of layer il and KV head h as they are without their rotation by the position, so that the place of
-// a cell does not count. In [-1, 1]; 0 for a key that is zero.
+// V rows, and K rows with turn 0 or in layers without a rotation, keep every bit.
+LLAMA_API int32_t llama_memory_seq_turn(
+        struct llama_context * ctx,
+                llama_seq_id   seq_id,
+               const int32_t * turn,
+                      size_t   n_turn,
+                     int32_t   n_layer,
+                     int32_t   n_head,
+                   llama_pos   shift);
+
+// Score cells by how little their keys are like each other (KeyDiff, arXiv 2504.15364):
 //
-//   n_scores                   number of elements that scores points to, = n_layer*n_head_kv*n_cells
+//   scores[il][h][i - first] = -cos(k_i, m), m = mean over the cells first, first + 1, ... of k/|k|
+//
+// with the keys of layer il and KV head h as they are without their rotation by the position in the table, so that the
+// place of a cell does not count. In [-1, 1]; 0 for a key that is zero.
+//
+//   first                      cells before it are left out: 0, or what lies behind the last gap of a thinned sequence
+//   n_scores                   number of elements that scores points to, = n_layer*n_head_kv*(n_cells - first)
 //
 // Changes nothing in the memory. ERR_HEADS if the layers have different numbers of KV heads.
 LLAMA_API int32_t llama_memory_seq_score_keys(
         struct llama_context * ctx,
                 llama_seq_id   seq_id,
+                     int32_t   first,
                        float * scores,
                       size_t   n_scores);
 
@@ -108,7 +149,7 @@ LLAMA_API const char * llama_memory_query_reason(const struct llama_context * ct
 // On takes n_layer*n_query*n_head*head_dim floats beside the KV cache; logits keep every bit.
 LLAMA_API int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
 
-// queries recorded since the numbering of the cells changed (compaction, removal, shift, restored state, ...),
+// queries recorded since the numbering of the cells changed (compaction, thinning, removal, shift, restored state, ...),
 // at most n_query; 0 if there are none, recording is off or the sequence does not exist
 LLAMA_API int32_t llama_memory_n_query(const struct llama_context * ctx, llama_seq_id seq_id);
 

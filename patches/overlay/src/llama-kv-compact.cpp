@@ -271,6 +271,7 @@ bool llama_kv_cache::compact(llama_context * lctx, const llama_kv_compact_plan &
         }
     }
 
+    dirty = true; // also if no row had to change
     compact_cells(plan);
 
     return true;

@@ -36,7 +36,8 @@ struct llama_kv_compact_plan {
     std::vector<uint32_t>                       rm;  // cells that the sequence leaves
 };
 
-// full attention: keep [n_layer, n_head, n_kept] names cells of the sequence in order of position
+// full attention: keep [n_layer, n_head, n_kept] names cells of the sequence in order of position, and rows are turned
+// to their new position; or, if they are only to be thinned, cells are numbered backwards from the newest one
 llama_compact_status llama_kv_compact_plan_attn(
           const llama_kv_cache & kv,
                   llama_seq_id   seq_id,
@@ -44,6 +45,17 @@ llama_compact_status llama_kv_compact_plan_attn(
                        int32_t   n_layer,
                        int32_t   n_head,
                        int32_t   n_kept,
+                          bool   thin,
+         llama_kv_compact_plan & plan);
+
+// full attention: all cells stay, their rows turn by turn [n_layer, n_head, n_cells], their positions are shifted
+llama_compact_status llama_kv_compact_plan_turn(
+          const llama_kv_cache & kv,
+                  llama_seq_id   seq_id,
+                 const int32_t * turn,
+                       int32_t   n_layer,
+                       int32_t   n_head,
+                     llama_pos   shift,
          llama_kv_compact_plan & plan);
 
 // sliding window: all cells stay, their positions are shifted; those that would come before position 0 are freed

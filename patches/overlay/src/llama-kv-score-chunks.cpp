@@ -13,8 +13,17 @@ std::vector<llama_kv_score_chunk> llama_kv_score_chunks(
     std::vector<int64_t> blocks;
     std::vector<int64_t> lone;
 
+    // first and last position do not tell: several cells may have one position, and a gap make up for it
+    const auto is_block = [&](int64_t i) {
+        int64_t b = 1;
+        while (b < SCORE_B && i + b < n && pos[i + b] == pos[i] + b) {
+            ++b;
+        }
+        return b == SCORE_B;
+    };
+
     for (int64_t i = 0; i < n;) {
-        if (i + SCORE_B <= n && pos[i + SCORE_B - 1] - pos[i] == SCORE_B - 1) {
+        if (is_block(i)) {
             blocks.push_back(i);
             i += SCORE_B;
         } else {

@@ -66,7 +66,7 @@ int32_t llama_kv_cache::n_head_kv() const {
     return std::max(0, res);
 }
 
-bool llama_kv_cache::score_keys(llama_context * lctx, llama_seq_id seq_id, float * scores) const {
+bool llama_kv_cache::score_keys(llama_context * lctx, llama_seq_id seq_id, int32_t first, float * scores) const {
     const auto & cparams = lctx->get_cparams();
 
     std::vector<uint32_t>  cell;
@@ -75,6 +75,8 @@ bool llama_kv_cache::score_keys(llama_context * lctx, llama_seq_id seq_id, float
         pos .push_back(pc.first);
         cell.push_back(pc.second);
     }
+    pos .erase(pos .begin(), pos .begin() + first);
+    cell.erase(cell.begin(), cell.begin() + first);
 
     const int64_t n_cells = cell.size();
     const int64_t n_head  = n_head_kv();

@@ -30,27 +30,37 @@ static int32_t call(const char * name, llama_context * ctx, const std::function<
     return status;
 }
 
-// true if an array of n elements is one of scores
-static bool is_scores(const llama_lacache_parts & parts, llama_seq_id seq_id, const float * scores, size_t n) {
-    const size_t n_rows  = parts.attn->get_layer_ids().size()*parts.attn->n_head_kv();
-    const size_t n_cells = llama_lacache_n_cells(parts, seq_id);
+// true if an array of n elements is one of scores of n_cells cells
+static bool is_scores(const llama_lacache_parts & parts, size_t n_cells, const float * scores, size_t n) {
+    const size_t n_rows = parts.attn->get_layer_ids().size()*parts.attn->n_head_kv();
 
     return scores && n / n_rows == n_cells && n % n_rows == 0;
 }
 
-static llama_compact_status score_keys_impl(llama_context * ctx, llama_seq_id seq_id, float * scores, size_t n_scores) {
+static llama_compact_status score_keys_impl(
+        llama_context * ctx,
+         llama_seq_id   seq_id,
+              int32_t   first,
+                float * scores,
+               size_t   n_scores) {
     const auto parts = llama_lacache_get_parts(ctx->get_memory());
 
     if (parts.reason) {
         return LLAMA_COMPACT_ERR_UNSUPPORTED;
     }
-    if (llama_lacache_n_cells(parts, seq_id) == 0) {
+
+    const int32_t n_cells = llama_lacache_n_cells(parts, seq_id);
+
+    if (n_cells == 0) {
         return LLAMA_COMPACT_ERR_SEQ;
     }
     if (parts.attn->n_head_kv() == 0) {
         return LLAMA_COMPACT_ERR_HEADS;
     }
-    if (!is_scores(parts, seq_id, scores, n_scores)) {
+    if (first < 0 || first >= n_cells) {
+        return LLAMA_COMPACT_ERR_RANGE;
+    }
+    if (!is_scores(parts, n_cells - first, scores, n_scores)) {
         return LLAMA_COMPACT_ERR_LENGTH;
     }
 
@@ -58,7 +68,7 @@ static llama_compact_status score_keys_impl(llama_context * ctx, llama_seq_id se
     ctx->memory_update(false);
     ctx->compact_begin();
 
-    return parts.attn->score_keys(ctx, seq_id, scores) ? LLAMA_COMPACT_OK : LLAMA_COMPACT_ERR_ALLOC;
+    return parts.attn->score_keys(ctx, seq_id, first, scores) ? LLAMA_COMPACT_OK : LLAMA_COMPACT_ERR_ALLOC;
 }
 
 int32_t llama_memory_compact_n_head_kv(const llama_context * ctx) {
@@ -77,8 +87,13 @@ const char * llama_memory_compact_head_reason(const llama_context * ctx) {
     return parts.reason ? parts.reason : parts.attn->compact_head_reason();
 }
 
-int32_t llama_memory_seq_score_keys(llama_context * ctx, llama_seq_id seq_id, float * scores, size_t n_scores) {
-    return call(__func__, ctx, [&]() { return score_keys_impl(ctx, seq_id, scores, n_scores); });
+int32_t llama_memory_seq_score_keys(
+        llama_context * ctx,
+         llama_seq_id   seq_id,
+              int32_t   first,
+                float * scores,
+               size_t   n_scores) {
+    return call(__func__, ctx, [&]() { return score_keys_impl(ctx, seq_id, first, scores, n_scores); });
 }
 
 //
@@ -144,7 +159,7 @@ static llama_compact_status score_attention_impl(llama_context * ctx, llama_seq_
     if (query_reason(ctx, parts) || get_n_query(parts, seq_id) == 0) {
         return LLAMA_COMPACT_ERR_QUERY;
     }
-    if (!is_scores(parts, seq_id, scores, n_scores)) {
+    if (!is_scores(parts, llama_lacache_n_cells(parts, seq_id), scores, n_scores)) {
         return LLAMA_COMPACT_ERR_LENGTH;
     }
 

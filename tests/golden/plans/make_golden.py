@@ -33,7 +33,7 @@ LADDERS = {
     "ladder_l30_s15_o0_one": ({"span": 15}, {"n_layer": 30, "n_cells": 48, "n_free": 1, "cursor": 15, "sweep": 2}),
 }
 
-PER_HEAD = ("keydiff", "h2o", "snapkv", "cascade")  # if nothing else is said
+PER_HEAD = ("salience", "keydiff", "h2o", "snapkv", "cascade")  # if nothing else is said
 # Policy, settings, view without its scores.
 SCORED = {
     "keydiff_l2_h2": (
@@ -45,6 +45,11 @@ SCORED = {
         "scored_ladder",
         {"n_sink": 1, "n_recent": 5, "n_src": 3, "n_dst": 2},
         {"n_layer": 3, "n_cells": 24, "n_free": 9, "n_pinned": 3, "cursor": 12, "sweep": 2, "n_head_kv": 2},
+    ),
+    "salience_l2_h2": (  # every kind of score is the same here
+        "salience",
+        {"n_sink": 2, "n_recent": 4, "surprise": 2.0},
+        {"n_layer": 2, "n_cells": 20, "n_free": 6, "n_head_kv": 2},
     ),
     "random_l3": (
         "random",
@@ -93,6 +98,8 @@ def scored_golden(policy: str, settings: dict, view: dict) -> dict:
                 kept, cursor, sweep = cascade_oracle.replan(row, **known, n_cascade=settings["n_cascade"], **resume)
             else:
                 row = oracle.pooled(row, n_tail, settings["n_pool"]) if policy == "snapkv" else row
+                if policy == "salience":
+                    row = oracle.added_ranks([(1.0, row), (1.0, row), (settings["surprise"], row)], place=0.5)
                 kept = oracle.drop_lowest(row, **known, n_tail=n_tail)
             keep[-1].append(kept)
     keep = keep if policy in PER_HEAD else [layer[0] for layer in keep]

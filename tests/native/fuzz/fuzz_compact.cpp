@@ -1,4 +1,5 @@
-// Throw bad and good plans at llama_memory_seq_compact(), and calls at what scores cells; run under AddressSanitizer and UndefinedBehaviorSanitizer.
+// Throw bad and good plans at llama_memory_seq_compact(), _thin() and _turn(), and calls at what scores cells; run under
+// AddressSanitizer and UndefinedBehaviorSanitizer.
 //
 //   fuzz_compact SEED N_CALLS MODEL...
 //
@@ -6,7 +7,7 @@
 // After every call:
 //   - the status is OK exactly for a plan that the header allows (is_allowed() in fuzz_plans.cpp says so in its own words)
 //   - a refused call left the whole memory byte-identical
-//   - an accepted one left the other sequences byte-identical, and this one with n_kept cells at 0..n_kept-1
+//   - an accepted one left the other sequences byte-identical, and this one with the cells and positions it must have
 // Plans lie in heap blocks of exactly n_keep elements, so that reading one element too many is caught.
 //
 // Prints one line of counts. Exit code 0 if all held, 1 with a sentence if not, 2 for wrong usage.
@@ -80,10 +81,11 @@ static void grow(fuzzer & f) {
         for (int32_t i = 0; i < n; ++i) {
             f.cells[seq].push_back(f.next_cell++);
         }
+        f.pos_next[seq] = first + n;
         f.n_recorded = std::min(f.n_recorded + n, f.n_query);
     } else if (status == 1) { // full
         llama_memory_seq_rm(llama_get_memory(f.ctx), seq, -1, -1);
-        f.cells[seq].clear();
+        f.clear(seq);
         f.n_recorded = 0;
     } else {
         fail("llama_decode() returned " + std::to_string(status));
@@ -103,15 +105,16 @@ static void edit(fuzzer & f) {
         llama_memory_seq_rm(mem, other, -1, -1);
         llama_memory_seq_cp(mem, seq, other, -1, -1);
         f.cells[other] = f.cells[seq];
-    } else if (f.can_edit && max > 8 && f.chance(0.7)) { // forget the end
-        const llama_pos from = f.pick(1, max);
-        const size_t    n_rm = max - from + 1;
-        if (n_rm < f.cells[seq].size() && llama_memory_seq_rm(mem, seq, from, -1)) {
-            f.cells[seq].resize(f.cells[seq].size() - n_rm);
+        f.pos_next[other] = f.pos_next[seq];
+    } else if (f.can_edit && f.cells[seq].size() > 8 && f.chance(0.7)) { // forget the end
+        const llama_pos from = f.pick(f.pos0(seq) + 1, max);
+        if (llama_memory_seq_rm(mem, seq, from, -1)) {
+            f.cells[seq].resize(from - f.pos0(seq));
+            f.pos_next[seq] = from;
         }
     } else {
         llama_memory_seq_rm(mem, seq, -1, -1);
-        f.cells[seq].clear();
+        f.clear(seq);
     }
 }
 
@@ -148,9 +151,10 @@ static void call(fuzzer & f, bool unified, bool has_more) {
     const auto all = state(f.ctx, -1);
 
     const bool    allowed = is_allowed(f, p, n_layer);
-    const int32_t status  = llama_memory_seq_compact(f.ctx, p.seq, p.keep.get(), p.n_keep, p.n_layer, p.n_head, p.n_kept);
+    const auto    change  = p.thin ? llama_memory_seq_thin : llama_memory_seq_compact;
+    const int32_t status  = change(f.ctx, p.seq, p.keep.get(), p.n_keep, p.n_layer, p.n_head, p.n_kept);
 
-    const std::string what = "seq " + std::to_string(p.seq) + ", n_keep " + std::to_string(p.n_keep) + ", n_layer " +
+    const std::string what = std::string(p.thin ? "thin" : "compact") + " seq " + std::to_string(p.seq) + ", n_keep " + std::to_string(p.n_keep) + ", n_layer " +
             std::to_string(p.n_layer) + ", n_head " + std::to_string(p.n_head) + ", n_kept " + std::to_string(p.n_kept) + ": " + llama_compact_status_str(status);
 
     if (status != LLAMA_COMPACT_OK) {
@@ -158,8 +162,9 @@ static void call(fuzzer & f, bool unified, bool has_more) {
             fail("a refused call changed the memory (" + what + ")");
         }
         if (status == LLAMA_COMPACT_ERR_SHARED) {
-            // the window or the recurrent state of a model with two memories is shared by rules of its own
-            if (!allowed || (!has_more && !(unified && rewrites_shared(f, p)))) {
+            // the window or the recurrent state of a model with two memories is shared by rules of its own; thinning
+            // does not touch them
+            if (!allowed || ((!has_more || p.thin) && !(unified && rewrites_shared(f, p)))) {
                 fail("nothing shared would have changed (" + what + ")");
             }
             ++f.n_shared;
@@ -183,14 +188,21 @@ static void call(fuzzer & f, bool unified, bool has_more) {
             fail("another sequence changed (" + what + ")");
         }
     }
-    if (llama_memory_seq_n_cells(f.ctx, p.seq) != p.n_kept || llama_memory_seq_pos_max(mem, p.seq) != p.n_kept - 1) {
+
+    f.pos_next[p.seq] = p.thin ? f.pos_next[p.seq] : p.n_kept;
+
+    if (llama_memory_seq_n_cells(f.ctx, p.seq) != p.n_kept || llama_memory_seq_pos_max(mem, p.seq) != f.pos_next[p.seq] - 1) {
         fail("wrong number of cells or last position (" + what + ")");
+    }
+    // a window has its own first position
+    if (!has_more && llama_memory_seq_pos_min(mem, p.seq) != f.pos_next[p.seq] - p.n_kept) {
+        fail("wrong first position (" + what + ")");
     }
 
     // cells keep their place: the first n_kept ones stay, whatever rows they hold now
     f.cells[p.seq].resize(p.n_kept);
     f.n_recorded = 0;
-    ++f.n_ok;
+    ++(p.thin ? f.n_thinned : f.n_ok);
 }
 
 static void run(const std::string & path, const cache_kind & kind, uint64_t seed, size_t n_calls) {
@@ -234,11 +246,14 @@ static void run(const std::string & path, const cache_kind & kind, uint64_t seed
         if (f.chance(0.3)) {
             call_scores(f);
         }
+        if (f.chance(0.3)) {
+            call_turn(f, kind.unified, has_more);
+        }
         call(f, kind.unified, has_more);
     }
 
-    printf("%s (%s): %zu compactions, %zu refused for shared cells, %zu bad calls, %zu scores\n",
-            path.substr(path.find_last_of('/') + 1).c_str(), kind.name, f.n_ok, f.n_shared, f.n_bad, f.n_scores);
+    printf("%s (%s): %zu compactions, %zu refused for shared cells, %zu bad calls, %zu scores, %zu thinned, %zu turned\n",
+            path.substr(path.find_last_of('/') + 1).c_str(), kind.name, f.n_ok, f.n_shared, f.n_bad, f.n_scores, f.n_thinned, f.n_turned);
 
     llama_free(f.ctx);
     llama_model_free(model);
@@ -255,10 +270,12 @@ int main(int argc, char ** argv) {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
 
-    if (llama_memory_seq_compact(nullptr, 0, nullptr, 0, 0, 0, 0) != LLAMA_COMPACT_ERR_CONTEXT) {
-        fail("no context must be an error");
+    for (const auto change : { llama_memory_seq_compact, llama_memory_seq_thin, llama_memory_seq_turn }) {
+        if (change(nullptr, 0, nullptr, 0, 0, 0, 0) != LLAMA_COMPACT_ERR_CONTEXT) {
+            fail("no context must be an error");
+        }
     }
-    if (llama_memory_seq_score_keys(nullptr, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
+    if (llama_memory_seq_score_keys(nullptr, 0, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
         llama_memory_seq_score_attention(nullptr, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
         llama_memory_set_n_query(nullptr, 1) != LLAMA_COMPACT_ERR_CONTEXT || llama_memory_n_query(nullptr, 0) != 0) {
         fail("no context must be an error of scores");

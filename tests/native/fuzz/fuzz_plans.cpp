@@ -13,6 +13,7 @@ plan good_plan(fuzzer & f, llama_seq_id seq, int32_t n_layer) {
     const int32_t n_pinned = f.chance(0.5) ? f.pick(0, n_kept) : 0;
 
     plan p;
+    p.thin = f.chance(0.5);
     p.seq = seq; p.n_layer = n_layer; p.n_kept = n_kept;
     if (f.chance(0.5) && !llama_memory_compact_head_reason(f.ctx)) {
         p.n_head = llama_memory_compact_n_head_kv(f.ctx);
@@ -112,22 +113,28 @@ bool is_allowed(const fuzzer & f, const plan & p, int32_t n_layer) {
     return true;
 }
 
+bool is_shared(const fuzzer & f, llama_seq_id seq, int32_t i) {
+    for (llama_seq_id other = 0; other < f.n_seq; ++other) {
+        const auto & theirs = f.cells[other];
+        if (other != seq && std::find(theirs.begin(), theirs.end(), f.cells[seq][i]) != theirs.end()) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool rewrites_shared(const fuzzer & f, const plan & p) {
-    int32_t first = p.n_kept;
+    // cell i keeps its position if the first one does
+    const llama_pos pos0  = p.thin ? f.pos_next[p.seq] - p.n_kept : 0;
+    int32_t         first = pos0 == f.pos0(p.seq) ? p.n_kept : 0;
     for (size_t i = 0; i < p.n_keep; ++i) {
         if (p.keep[i] != (int32_t) (i % p.n_kept)) {
             first = std::min<int32_t>(first, i % p.n_kept);
         }
     }
-    for (llama_seq_id other = 0; other < f.n_seq; ++other) {
-        if (other == p.seq) {
-            continue;
-        }
-        const std::set<uint64_t> theirs(f.cells[other].begin(), f.cells[other].end());
-        for (int32_t i = first; i < p.n_kept; ++i) {
-            if (theirs.count(f.cells[p.seq][i])) {
-                return true;
-            }
+    for (int32_t i = first; i < p.n_kept; ++i) {
+        if (is_shared(f, p.seq, i)) {
+            return true;
         }
     }
     return false;

@@ -39,20 +39,23 @@ void call_scores(fuzzer & f) {
 
     llama_seq_id seq = f.pick(0, f.n_seq - 1);
 
-    size_t n_cells = f.cells[seq].size();
-    size_t n       = n_layer*n_head*n_cells;
-    bool   allowed = n > 0 && (keys || f.n_recorded > 0);
+    int64_t n_cells = f.cells[seq].size();
+    int32_t first   = keys && n_cells > 0 && f.chance(0.5) ? f.pick(0, n_cells - 1) : 0;
+    size_t  n       = n_layer*n_head*(n_cells - first);
 
     if (f.chance(0.2)) {
         seq     = strange(f);
         n_cells = seq >= 0 && seq < f.n_seq ? f.cells[seq].size() : 0;
-        allowed = n > 0 && n == n_layer*n_head*n_cells && (keys || f.n_recorded > 0);
+    }
+    if (keys && f.chance(0.2)) {
+        first = f.chance(0.5) ? strange(f) : first + f.pick(-2, 2);
     }
     if (f.chance(0.2)) {
-        const size_t good = n_layer*n_head*n_cells;
-        n       = f.chance(0.5) ? (size_t) strange(f) : n + f.pick(-2, 2);
-        allowed = allowed && n == good;
+        n = f.chance(0.5) ? (size_t) strange(f) : n + f.pick(-2, 2);
     }
+
+    bool allowed = n_layer*n_head > 0 && (keys || f.n_recorded > 0) &&
+            first >= 0 && first < n_cells && n == n_layer*n_head*(n_cells - first);
 
     // as many elements as are promised, where memory allows
     std::unique_ptr<float[]> scores(new float[n < (1u << 20) ? n : 1]);
@@ -65,10 +68,10 @@ void call_scores(fuzzer & f) {
     }
 
     const int32_t status = keys
-        ? llama_memory_seq_score_keys     (f.ctx, seq, scores.get(), n)
+        ? llama_memory_seq_score_keys     (f.ctx, seq, first, scores.get(), n)
         : llama_memory_seq_score_attention(f.ctx, seq, scores.get(), n);
 
-    const std::string what = std::string(keys ? "keys" : "attention") + " of seq " + std::to_string(seq) + ", n_scores " +
+    const std::string what = std::string(keys ? "keys" : "attention") + " of seq " + std::to_string(seq) + ", first " + std::to_string(first) + ", n_scores " +
             std::to_string(n) + ": " + llama_compact_status_str(status);
 
     if (allowed != (status == LLAMA_COMPACT_OK)) {
@@ -87,9 +90,11 @@ void call_scores(fuzzer & f) {
         return;
     }
 
-    for (size_t i = 0; i < n; i += n_cells) {
+    const size_t n_row = n_cells - first;
+
+    for (size_t i = 0; i < n; i += n_row) {
         double sum = 0.0;
-        for (size_t c = 0; c < n_cells; ++c) {
+        for (size_t c = 0; c < n_row; ++c) {
             const float score = scores[i + c];
             if (!(score >= (keys ? -1.001f : 0.0f) && score <= 1.001f)) {
                 fail("a score of " + std::to_string(score) + " (" + what + ")");

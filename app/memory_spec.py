@@ -1,8 +1,9 @@
-"""A memory under test, as it is written on the command line: a policy, its settings, KV types, perhaps its own size.
+"""A memory in words: a policy, its settings, KV types, perhaps its own size. Flags, pages and stored findings share it.
 
-What it is: `MemorySpec` and `parse_memory`; `Size` (cells or bytes) and what it buys. Settings are the fields of the
-policy's dataclass, so a new policy needs nothing here.
-What it does not know: engines, files, what is measured.
+What it is: `MemorySpec`, `parse_memory` and its inverse `memory_text`; `make_policy`, which has the settings that
+nobody gave; `Size` (cells or bytes) and what it buys. Settings are the fields of the policy's dataclass, so a new
+policy needs nothing here.
+What it does not know: engines, what a memory is used for.
 
     spec = parse_memory("ladder:span=15,recent=25%,ctk=q8_0,ctv=q4_0")
     spec.make_policy(n_layer=30, n_ctx=1024)      # Ladder(span=15, n_recent=256)
@@ -12,20 +13,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lacache_gguf.errors import UsageError
-from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, parse_budget
-from lacache_gguf.policies import POLICIES, Policy, SinkWindow, default_policy
+from lacache_app.policy_words import DEFAULT, words_of
 
-DEFAULT = "default"
-"""The memory that the program uses when nobody chooses one."""
-_SHORT = {"sink": "n_sink", "recent": "n_recent", "query": "n_query", "src": "n_src", "dst": "n_dst"}
+from lacache_gguf.errors import UsageError
+from lacache_gguf.gguf_header import read_header
+from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, parse_budget
+from lacache_gguf.policies import POLICIES, Policy, SinkWindow, default_ladder, default_policy
+
+_SHORT = {name: f"n_{name}" for name in ("sink", "recent", "query", "src", "dst", "pos")}
 _TYPES = {"ctk": "type_k", "k": "type_k", "type_k": "type_k", "ctv": "type_v", "v": "type_v", "type_v": "type_v"}
 _SIZES = ("cells", "c", "n_ctx", "budget", "kv_budget")
 _WORDS: dict[str, Any] = {"none": None, "true": True, "false": False}
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
+_LARGE = (1 << 16, 1 << 20)
+"""Layers and cells with which settings are tried before the model is known."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Size:
-    """How much memory, as it was given: `n_cells` (equal cells) or `n_bytes` (equal bytes), exactly one of them."""
+    """How much memory, as it was given: `n_cells` (equal cells) or `n_bytes` (equal bytes); neither: the usual one."""
 
-    text: str
+    text: str = ""
     n_cells: int | None = None
     n_bytes: int | None = None
 
@@ -61,7 +67,7 @@ def parse_size(text: str) -> Size:
 
 @dataclass(frozen=True)
 class MemorySpec:
-    """One memory under test; `name` is what the user wrote, and what tables call it. Made by `parse_memory`."""
+    """One memory; `name` is what the user wrote, and what tables of numbers call it. Made by `parse_memory`."""
 
     name: str
     policy: str
@@ -81,22 +87,20 @@ class MemorySpec:
         plain = (self.policy, self.settings, self.type_k, self.type_v, self.size)
         return plain == ("sink_window", (), "f16", "f16", None)
 
-    def make_policy(self, n_layer: int, n_ctx: int) -> Policy:
-        """The policy for a memory of this size, checked. Raises PolicyError and UsageError.
+    @property
+    def label(self) -> str:
+        """Name for people: "Ladder, span 8, K q8_0, V q4_0"."""
+        words, given = [words_of(self.policy).title], dict(self.settings)
+        for name in (name for name in fields_of(self.policy) if name in given):
+            is_published = (self.policy, name, given[name]) == ("ladder", "n_recent", None)
+            words.append("as published" if is_published else f"{name.removeprefix('n_')} {_word(given[name])}")
+        if (self.type_k, self.type_v) != ("f16", "f16"):
+            words.append(f"K {self.type_k}, V {self.type_v}")
+        return ", ".join(words)
 
-        What is not given is the dataclass's default; the ladder's are span = half of the layers and recent = half of
-        the cells, as the program uses it (`recent=none` is as published).
-        """
-        if self.policy == DEFAULT:
-            return default_policy(n_layer, n_ctx)
-        kind = POLICIES[self.policy]
-        values = {name: round(v.value * n_ctx) if isinstance(v, Share) else v for name, v in self.settings}
-        if kind.name == "ladder":
-            values = {"span": max(1, n_layer // 2), "n_recent": n_ctx // 2, **values}
-        try:
-            policy = kind(**values)
-        except TypeError as error:
-            raise UsageError(f"memory {self.name!r}: {error}") from None
+    def make_policy(self, n_layer: int, n_ctx: int) -> Policy:
+        """The policy for a memory of this size, checked. Raises PolicyError and UsageError."""
+        policy = make_policy(self.policy, dict(self.settings), n_layer, n_ctx)
         policy.check(n_layer, n_ctx)
         return policy
 
@@ -113,15 +117,14 @@ def parse_memory(text: str, type_k: str = "f16", type_v: str = "f16") -> MemoryS
 
     Keys: the policy's fields, `sink` for n_sink and the like, ctk and ctv (or k and v), cells or budget. Values: whole
     numbers, fractions, words, `none`, and N% of the cells. `type_k` and `type_v` hold where none is named.
-    Raises UsageError that names what is possible.
+    Raises UsageError that names what is possible, PolicyError for settings that are impossible for every model.
     """
     text = text.strip()
     policy, _, rest = text.partition(":")
     policy = policy.strip().lower().replace("-", "_")
     if policy != DEFAULT and policy not in POLICIES:
         raise UsageError(f"memory {text!r}: {policy!r} is unknown; choose one of {', '.join((DEFAULT, *POLICIES))}")
-    kind = POLICIES.get(policy)
-    known = {f.name: f for f in dataclasses.fields(kind)} if kind else {}
+    known = fields_of(policy)
     settings: dict[str, Any] = {}
     types, size = {"type_k": type_k, "type_v": type_v}, None
     for part in filter(None, (part.strip() for part in rest.split(","))):
@@ -131,8 +134,6 @@ def parse_memory(text: str, type_k: str = "f16", type_v: str = "f16") -> MemoryS
         if not equals or not word or not _KEY.fullmatch(key):
             raise UsageError(f"memory {text!r}: {part!r} is not understood; write key=value")
         if key in _TYPES:
-            if word not in KV_TYPES:
-                raise UsageError(f"memory {text!r}: {key} is {word!r}; choose one of {', '.join(KV_TYPES)}")
             types[_TYPES[key]] = word
         elif key in _SIZES:
             size = parse_size(given)
@@ -141,12 +142,70 @@ def parse_memory(text: str, type_k: str = "f16", type_v: str = "f16") -> MemoryS
         else:
             may = [*(next((s for s, f in _SHORT.items() if f == n), n) for n in known), "ctk", "ctv", "cells", "budget"]
             raise UsageError(f"memory {text!r}: {key!r} is unknown; {policy} takes {', '.join(may)}")
+    for kv_type in types.values():
+        if kv_type not in KV_TYPES:
+            raise UsageError(f"memory {text!r}: KV type {kv_type!r} is unknown; choose one of {', '.join(KV_TYPES)}")
+    make_policy(policy, settings, *_LARGE)
     return MemorySpec(text, policy, tuple(sorted(settings.items())), size=size, **types)
+
+
+def memory_text(policy: str, settings: Mapping[str, Any]) -> str:
+    """The inverse of `parse_memory` for a policy and some of its settings: "scored_ladder:dst=2,src=4"."""
+    short = {field: word for word, field in _SHORT.items()}
+    parts = sorted(f"{short.get(name, name)}={_word(value)}" for name, value in settings.items())
+    return policy + (":" + ",".join(parts) if parts else "")
+
+
+def make_policy(name: str, settings: Mapping[str, Any], n_layer: int, n_ctx: int) -> Policy:
+    """A policy with the settings that were given, for a model and a memory that `check` has still to look at.
+
+    What is not given is the dataclass's default; the ladder's are span = half of the layers and recent = half of the
+    cells (`recent=none` is as published). Raises PolicyError and UsageError.
+    """
+    if name == DEFAULT:
+        return default_policy(n_layer, n_ctx)
+    values = {key: round(v.value * n_ctx) if isinstance(v, Share) else v for key, v in settings.items()}
+    if name == "ladder" and n_layer < 2:
+        raise UsageError(f"the ladder needs a model of at least 2 layers, this one has {n_layer}; use sink_window")
+    try:
+        if name == "ladder":
+            return dataclasses.replace(default_ladder(n_layer, n_ctx), **values)  # type: ignore[type-var]
+        return POLICIES[name](**values)
+    except TypeError as error:
+        raise UsageError(f"memory {name!r}: {error}") from None
+
+
+def settings_given(policy: Policy, n_layer: int, n_ctx: int) -> dict[str, Any]:
+    """The settings of a policy that are not those which `make_policy` has anyway."""
+    usual = make_policy(policy.name, {}, n_layer, n_ctx)
+    names = (f.name for f in dataclasses.fields(policy))  # type: ignore[arg-type]
+    return {name: value for name in names if (value := getattr(policy, name)) != getattr(usual, name)}
+
+
+def fields_of(policy: str) -> Collection[str]:
+    """Names of a policy's settings; the default has none."""
+    return [f.name for f in dataclasses.fields(POLICIES[policy])] if policy in POLICIES else []
+
+
+def layers_and_cells(
+    path: Path, size: Size, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16"
+) -> tuple[int, int]:
+    """(layers that a plan has: those with full attention, cells that a size buys) of a model, from its file's header.
+
+    Raises UsageError if the size is too small, or larger than what the model was trained on.
+    """
+    geometry = KvGeometry.from_metadata(read_header(path).metadata)
+    return sum(not layer.is_swa for layer in geometry.layers), size.cells(geometry, type_k, type_v, n_ubatch)
 
 
 def policy_dict(policy: Policy) -> dict[str, Any]:
     """Name and settings as plain values for JSON."""
     return {"name": policy.name, **dataclasses.asdict(policy)}  # type: ignore[call-overload]
+
+
+def _word(value: Any) -> str:
+    """The inverse of `_value`."""
+    return next((word for word, meant in _WORDS.items() if meant is value), str(value))
 
 
 def _value(word: str) -> Any:

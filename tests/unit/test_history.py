@@ -1,0 +1,48 @@
+"""What was fed: tokens and losses grow, are cut and replaced together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lacache_gguf.history import History
+
+
+@pytest.mark.parametrize("has_losses", [False, True])
+def test_it_holds_what_came_in_order(has_losses: bool) -> None:
+    rng = np.random.default_rng(0)
+    history, tokens, losses = History(has_losses), [], []
+    for _ in range(300):
+        chunk, lost = rng.integers(0, 1000, rng.integers(1, 40)), rng.random(40, dtype=np.float32)
+        history.append(chunk, lost[: len(chunk)] if has_losses else None)
+        tokens += chunk.tolist()
+        losses += lost[: len(chunk)].tolist()
+        if rng.random() < 0.2:
+            n = int(rng.integers(0, len(tokens)))
+            history.cut(n)
+            del tokens[n:], losses[n:]
+        assert history.tokens.tolist() == tokens
+        assert history.losses.tolist() == (losses if has_losses else [])
+
+
+def test_what_it_shows_cannot_be_written_to() -> None:
+    history = History(True)
+    history.append([1, 2], np.zeros(2, dtype=np.float32))
+    for view in (history.tokens, history.losses):
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+
+
+def test_a_saved_one_must_fit() -> None:
+    history = History(True)
+    history.append([1, 2, 3], np.ones(3, dtype=np.float32))
+    tokens, losses = history.tokens.copy(), history.losses.copy()
+    for wrong in (losses[:2], losses.astype(np.float64), losses * np.float32("nan"), np.empty(0, dtype=np.float32)):
+        with pytest.raises(ValueError, match="losses are"):
+            history.replace(tokens, wrong)
+    with pytest.raises(ValueError, match="losses are"):
+        History(False).replace(tokens, losses)
+    assert history.losses.tolist() == [1, 1, 1]
+    history.replace(tokens[:1], losses[:1])
+    history.append([9] * 2000, np.zeros(2000, dtype=np.float32))
+    assert (history.tokens[:2].tolist(), len(history.losses)) == ([1, 9], 2001)
