@@ -25,8 +25,10 @@ def fill(page, document: str, n_tokens: int = 16, mib: int = 6) -> None:
 
 def choose(page, number: int, words: str) -> None:
     """Which memory row `number` is."""
-    page.locator(f"#compare-kind-{number} input").click()
-    page.get_by_role("option", name=words, exact=True).click()
+    box = page.locator(f"#compare-kind-{number} input")
+    box.click()
+    options = page.locator(f"[id='{box.get_attribute('aria-controls')}']")  # the list of another row may still close
+    options.get_by_role("option", name=words, exact=True).click()
 
 
 def test_memories_answer_side_by_side_and_a_full_one_is_refused(app_server, page):

@@ -162,10 +162,10 @@ def test_every_policy_shows_the_fields_it_has(app_server, open_tab):
 
 
 def test_a_policy_with_settings_that_have_no_field_stays_as_it_is(start_app, open_tab):
-    app = start_app()
+    app = start_app("--offline")  # a flag about the memory would win over what is stored
     policy = {"name": "scored_ladder", "n_sink": 4, "n_recent": None, "heads": "layer", "n_src": 4, "n_dst": 2,
-              "score": "keydiff", "n_query": 32, "decay": 0.0}  # fmt: skip
-    engine = {"model": "smollm2-135m", "n_ctx": 512, "policy": policy}
+              "score": "keydiff", "n_query": 32, "decay": 0.0, "n_pos": 0}  # fmt: skip
+    engine = {"model": "smollm2-135m", "n_ctx": 512, "n_threads": 2, "policy": policy}
     (app.data_dir / "settings.json").write_text(json.dumps({"welcome_seen": True, "engine": engine}))
     app.restart()
     page = open_tab(app.url)

@@ -18,4 +18,4 @@ def test_coarse_keys_that_are_rounded_too_often_are_refused(model_path):
     with Engine(str(model_path), n_ctx=256, policy=FEW_TO_THIN, type_k="q8_0", type_v="q4_0") as engine:
         assert engine.n_ctx == 256
     with Engine(str(model_path), n_ctx=256, type_k="q4_0", type_v="q4_0") as engine:
-        assert engine.policy.name == "ladder"
+        assert engine.policy.name == "salience"

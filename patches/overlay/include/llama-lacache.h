@@ -94,7 +94,8 @@ LLAMA_API int32_t llama_memory_seq_compact(
 
 // The same without renumbering: K rows that move keep every bit, too, and so the position by which they are rotated.
 // The newest cell keeps its position in the table, the one before it gets one less, and so on, which is right for cells
-// behind the last gap. Sliding-window and recurrent layers are not touched.
+// behind the last gap. Sliding-window cells that are older than the table are freed, as in a compaction; recurrent
+// layers are not touched.
 // ERR_RANGE if that would need negative positions, which takes several cells at one position.
 LLAMA_API int32_t llama_memory_seq_thin(
         struct llama_context * ctx,

@@ -213,6 +213,7 @@ llama_compact_status llama_kv_compact_plan_turn(
 llama_compact_status llama_kv_compact_plan_shift(
           const llama_kv_cache & kv,
                   llama_seq_id   seq_id,
+                     llama_pos   first,
                      llama_pos   shift,
          llama_kv_compact_plan & plan) {
     const auto & cells = kv.get_cells(seq_id);
@@ -225,13 +226,12 @@ llama_compact_status llama_kv_compact_plan_shift(
     auto & rows = plan.rows[0];
     rows.turns = shift != 0;
 
-    if (shift == 0) {
-        return LLAMA_COMPACT_OK;
-    }
-
     for (const auto & pc : cells.seq_pos_get(seq_id)) {
-        if (pc.first + shift < 0) {
+        if (pc.first < first) {
             plan.rm.push_back(pc.second);
+            continue;
+        }
+        if (shift == 0) {
             continue;
         }
         if (is_shared(cells, pc.second)) {

@@ -58,10 +58,11 @@ llama_compact_status llama_kv_compact_plan_turn(
                      llama_pos   shift,
          llama_kv_compact_plan & plan);
 
-// sliding window: all cells stay, their positions are shifted; those that would come before position 0 are freed
+// sliding window: cells from position `first` on stay, their positions are shifted; older ones are freed
 llama_compact_status llama_kv_compact_plan_shift(
           const llama_kv_cache & kv,
                   llama_seq_id   seq_id,
+                     llama_pos   first,
                      llama_pos   shift,
          llama_kv_compact_plan & plan);
 

@@ -9,6 +9,7 @@
 #include "llama-lacache-parts.h"
 #include "llama-memory-recurrent.h"
 
+#include <algorithm>
 #include <exception>
 #include <functional>
 
@@ -36,6 +37,7 @@ struct compact_plans {
     llama_kv_compact_plan attn;
     llama_kv_compact_plan swa;
 
+    llama_pos first = 0; // older window cells are freed
     llama_pos shift = 0;
 };
 
@@ -78,7 +80,7 @@ static llama_compact_status plan_others(const llama_lacache_parts & parts, llama
     auto status = LLAMA_COMPACT_OK;
 
     if (parts.swa) {
-        status = llama_kv_compact_plan_shift(*parts.swa, seq_id, plans.shift, plans.swa);
+        status = llama_kv_compact_plan_shift(*parts.swa, seq_id, plans.first, plans.shift, plans.swa);
     }
     if (status == LLAMA_COMPACT_OK && parts.recr && plans.shift != 0) {
         for (const auto & cell : parts.recr->cells) {
@@ -171,7 +173,8 @@ static int32_t compact(
             return status;
         }
 
-        plans.shift = thin ? 0 : n_kept - 1 - parts.attn->seq_pos_max(seq_id);
+        plans.first = parts.attn->seq_pos_max(seq_id) - (n_kept - 1); // where the table begins afterwards
+        plans.shift = thin ? 0 : -plans.first;
 
         return llama_kv_compact_plan_attn(*parts.attn, seq_id, keep, n_layer, n_head, n_kept, thin, plans.attn);
     });
@@ -257,6 +260,7 @@ int32_t llama_memory_seq_turn(
             return status;
         }
 
+        plans.first = -std::max(shift, -LLAMA_LACACHE_TURN_MAX); // what is beyond it is refused here:
         plans.shift = shift;
 
         return llama_kv_compact_plan_turn(*parts.attn, seq_id, turn, n_layer, n_head, shift, plans.attn);
