@@ -54,8 +54,8 @@ def pages(n_tokens: float) -> str:
 def reach(policy: Policy, n_layer: int, n_ctx: int, n_ubatch: int = 512) -> Reach:
     """Means over a long read. Raises PolicyError if the policy cannot work with this model and budget.
 
-    Memories above 1,024 cells (512 where scores count) are computed at a smaller scale, sinks and recent window scaled
-    with them, as the answer grows in proportion; so it takes some tenths of a second at most, and nothing when asked
+    Memories above 1,024 cells (512 where scores count) are computed at a smaller scale, and sinks, recent window and
+    positions with them, as the answer grows in proportion; so it takes some tenths of a second at most, and nothing when asked
     again.
     """
     policy.check(n_layer, n_ctx)
@@ -80,7 +80,7 @@ def reach(policy: Policy, n_layer: int, n_ctx: int, n_ubatch: int = 512) -> Reac
 def _scaled(policy: Policy, n_layer: int, factor: float) -> Policy:
     """The policy with its counts of cells scaled; a ladder's published recent window is as long as there are layers."""
     fields = {field.name for field in dataclasses.fields(policy)}  # type: ignore[arg-type]
-    values = {name: getattr(policy, name) for name in ("n_sink", "n_recent") if name in fields}
+    values = {name: getattr(policy, name) for name in ("n_sink", "n_recent", "n_pos") if name in fields}
     if isinstance(policy, Ladder) and values["n_recent"] is None:
         values["n_recent"] = n_layer
     return dataclasses.replace(policy, **{n: max(1, round(v * factor)) for n, v in values.items() if v})  # type: ignore[type-var]

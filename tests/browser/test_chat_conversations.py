@@ -49,7 +49,7 @@ def test_edit_redo_delete(app_server, page, expect):
     last = bubbles(page, "bot").nth(1)
     insist(
         tools(page, 3).get_by_label("Retry"),
-        lambda: expect(last).not_to_have_text("They have beards.", timeout=10_000),
+        lambda: expect(last).not_to_have_text("They have beards.", timeout=60_000),
     )
     is_settled(page, expect)
     expect(bubbles(page)).to_have_count(4)

@@ -15,7 +15,7 @@ from lacache_app.ui import memory_panel
 
 from lacache_gguf.events import Stats
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import default_ladder
+from lacache_gguf.policies import Random
 
 pytestmark = pytest.mark.browser
 
@@ -85,7 +85,7 @@ def hover_shows_what_was_written(page) -> None:
     band = page.evaluate(f"{ELEMENT}.at.bands.recent")
     page.locator("#memory-map").hover(position={"x": band["x"] + 0.4 * band["w"], "y": band["y"] + 0.5 * band["h"]})
     expect(tip).to_be_visible()
-    expect(tip.locator("span")).to_have_text(re.compile(r"kept"))
+    expect(tip.locator("span")).to_have_text(re.compile(r"^kept in \d+ of 30 layers, by \d+ of 90 heads$"))
     shown = " ".join(tip.locator("q").inner_text().split())
     assert len(shown) > 10
     assert shown in " ".join(STORY.split())
@@ -106,7 +106,7 @@ def keys_move_the_cursor(page) -> None:
     page.wait_for_function(f"{ELEMENT}.cursor.first < {first}")
     page.keyboard.press("ArrowDown")
     page.wait_for_function(f"{ELEMENT}.cursor.band === 'closeUp'")
-    expect(said).to_have_text(re.compile(r"^Token [\d,]+, kept in \d+ of 30 layers[.,]"))
+    expect(said).to_have_text(re.compile(r"^Token [\d,]+, kept in \d+ of 30 layers, by \d+ of 90 heads\."))
     page.keyboard.press("Escape")
     page.wait_for_function(f"{ELEMENT}.cursor === null")
 
@@ -115,12 +115,12 @@ def keys_move_the_cursor(page) -> None:
 
 
 class NumbersOnly:
-    """An engine without a model: `Memory` with cells that hold nothing, and random tokens."""
+    """An engine without a model: `Memory` with cells that hold nothing, two KV heads that part, and random tokens."""
 
     def __init__(self, n_layer: int, n_ctx: int) -> None:
-        self.model, self.policy = SimpleNamespace(name="numbers"), default_ladder(n_layer, n_ctx)
+        self.model, self.policy = SimpleNamespace(name="numbers"), Random(heads="each")
         self.n_layer, self.n_ctx = n_layer, n_ctx
-        self.memory = Memory(self.policy, n_layer, n_ctx, lambda keep: None)
+        self.memory = Memory(self.policy, n_layer, n_ctx, lambda keep: None, n_head_kv=2)
         self.seen = np.zeros(0, dtype=np.int32)
 
     def feed(self, n_tokens: int) -> None:
