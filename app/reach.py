@@ -55,8 +55,8 @@ def reach(policy: Policy, n_layer: int, n_ctx: int, n_ubatch: int = 512) -> Reac
     """Means over a long read. Raises PolicyError if the policy cannot work with this model and budget.
 
     Memories above 1,024 cells (512 where scores count) are computed at a smaller scale, and sinks, recent window and
-    positions with them, as the answer grows in proportion; so it takes some tenths of a second at most, and nothing when asked
-    again.
+    positions with them, as the answer grows in proportion; so it takes some tenths of a second at most, and nothing
+    when asked again.
     """
     policy.check(n_layer, n_ctx)
     if isinstance(policy, Full):
