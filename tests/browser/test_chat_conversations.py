@@ -101,8 +101,12 @@ def test_switching_while_it_writes(app_server, page, expect):
         expect(bubbles(page)).to_have_count(0)
         send(page, LONG)
         is_writing(page, expect)
-        page.locator(f"#chat-list [data-id='{talk}']").click()
-        expect(bubbles(page)).to_have_text([re.compile("Another conversation."), re.compile("Yes.")])
+        insist(  # the list is painted anew while the answer grows
+            page.locator(f"#chat-list [data-id='{talk}']"),
+            lambda: expect(bubbles(page)).to_have_text(
+                [re.compile("Another conversation."), re.compile("Yes.")], timeout=15_000
+            ),
+        )
         is_settled(page, expect)
         assert opened(page) == talk
         assert len(kept(app_server, talk)) == 2, i
