@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lacache_gguf.policies import Need
-from lacache_gguf.scores import asked
+from lacache_gguf.scores import asked, move_kept
 
 
 class ArrivalScores:
@@ -49,9 +49,8 @@ class ArrivalScores:
 
     def move(self, keep: np.ndarray) -> None:
         """The cells `keep` int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept] stay, as cells 0 .. n_kept - 1."""
-        rows = keep if keep.ndim == 3 else keep[:, None]
-        self._n_known = rows.shape[-1]
-        self._known[..., : self._n_known] = np.take_along_axis(self._known, rows, axis=-1)
+        self._n_known = keep.shape[-1]
+        move_kept(self._known, keep)
 
     def start(self, first: int, end: int) -> None:
         """Cells `first` .. `end` - 1 came in: nothing is known of them."""

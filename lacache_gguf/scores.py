@@ -47,10 +47,7 @@ class Scores:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._lose_votes()
         self._n_fresh = 0  # tokens that came since somebody looked
-
-    def _lose_votes(self) -> None:
         self._votes: np.ndarray | None = None  # float32 [n_layer, n_head_kv, n]: of queries that native code lost
         self._n_votes = 0
 
@@ -73,8 +70,7 @@ class Scores:
     def move(self, keep: np.ndarray) -> None:
         """The cells `keep` int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept] stay, as cells 0 .. n_kept - 1."""
         if self._is_kept:
-            rows = keep if keep.ndim == 3 else keep[:, None]
-            self._known[..., : rows.shape[-1]] = np.take_along_axis(self._known, rows, axis=-1)
+            move_kept(self._known, keep)
 
     def retract(self, n_cells: int, n_back: int, votes: np.ndarray | None, n_votes: int) -> None:
         """The `n_back` cells from `n_cells` on are gone, and native code forgets all queries; `votes` came before."""
@@ -153,3 +149,10 @@ def asked(
     if not np.isfinite(scores).all():
         raise LacacheError(f"{need.kind} scores of this model are no finite numbers; use a policy without")
     return scores
+
+
+def move_kept(known: np.ndarray, keep: np.ndarray) -> None:
+    """Move what is known of the cells `keep`, int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept], to the front of
+    `known`, [n_layer, n_head_kv, n]."""
+    rows = keep if keep.ndim == 3 else keep[:, None]
+    known[..., : rows.shape[-1]] = np.take_along_axis(known, rows, axis=-1)
