@@ -138,11 +138,13 @@ class Memory:
         """
         start = time.perf_counter()
         has_compacted = self._compacted(n_tokens, n_block)
-        turned = self._numbering.turn_down(self.n_cells, n_tokens)
-        if turned is not None and self._turn is not None:
-            turn, shift = turned
-            self._turn(turn.reshape(self.n_layer, self.n_head, -1), shift)
-        if has_compacted or turned is not None:
+        down = self._numbering.turn_down(self.n_cells, n_tokens)
+        if down is not None:
+            turn, shift = down
+            if self._turn is not None:
+                self._turn(turn.reshape(self.n_layer, self.n_head, -1), shift)
+            self._numbering.turned(turn, shift)
+        if has_compacted or down is not None:
             self.seconds_compact += time.perf_counter() - start
         return has_compacted
 

@@ -37,7 +37,10 @@ class Numbering(Protocol):
 
     def turn_down(self, n_cells: int, n_tokens: int) -> tuple[np.ndarray, int] | None:
         """(int32 [n_rows, n_cells] positions by which keys must turn, by how much the newest position changes) if
-        `n_tokens` more would need positions that are not to be used; None if nothing is to be done."""
+        `n_tokens` more would need positions that are not to be used; None if nothing is to be done. Changes nothing."""
+
+    def turned(self, turn: np.ndarray, shift: int) -> None:
+        """What `turn_down` gave was carried out."""
 
     def state(self, n_cells: int) -> dict[str, np.ndarray]:
         """Arrays that `restore` needs."""
@@ -66,6 +69,9 @@ class InCache:
 
     def turn_down(self, n_cells: int, n_tokens: int) -> None:
         return None
+
+    def turned(self, turn: np.ndarray, shift: int) -> None:
+        raise AssertionError("cell i has position i: nothing turns")
 
     def state(self, n_cells: int) -> dict[str, np.ndarray]:
         return {}
@@ -107,10 +113,11 @@ class Original:
         if shift >= 0:
             return None
         pos = self._pos[:, :n_cells]
-        turn = np.maximum(pos + shift, np.arange(n_cells, dtype=np.int32)) - pos
-        pos += turn
+        return np.maximum(pos + shift, np.arange(n_cells, dtype=np.int32)) - pos, shift
+
+    def turned(self, turn: np.ndarray, shift: int) -> None:
+        self._pos[:, : turn.shape[1]] += turn
         self.pos_next += shift
-        return turn, shift
 
     def state(self, n_cells: int) -> dict[str, np.ndarray]:
         return {"pos": self._pos[:, :n_cells].copy()}

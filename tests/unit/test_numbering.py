@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lacache_gguf.errors import PolicyError
+from lacache_gguf.errors import OutOfMemory, PolicyError
 from lacache_gguf.key_wear import check_key_wear
 from lacache_gguf.memory import Memory
 from lacache_gguf.numbering import Original
@@ -117,6 +117,26 @@ def test_a_memory_as_large_as_the_trained_context_is_numbered_like_a_cache():
         memory.advance(1)
         assert memory.pos_next == memory.n_cells
     assert len(plans) == memory.n_compactions > 0
+
+
+def test_a_turn_that_fails_changes_no_position():
+    keys = Keys(2)
+    memory = memory_of(SinkWindow(n_pos=1 << 20), keys, 2)
+    for _ in range(200):
+        feed(memory, keys, 1)
+
+    def fails(turn: np.ndarray, shift: int) -> None:
+        raise OutOfMemory("no room")
+
+    works, memory._turn = memory._turn, fails
+    with pytest.raises(OutOfMemory):
+        memory.make_room(1)
+    assert memory.pos_next == 200
+    assert [pos for _, pos in keys.rows[0]] == memory.state()[1]["pos"][0].tolist()
+    memory._turn = works
+    feed(memory, keys, 1)
+    assert memory.pos_next < 200
+    assert [pos for _, pos in keys.rows[0]] == memory.state()[1]["pos"][0].tolist()
 
 
 def test_taken_back_positions_are_given_again():
