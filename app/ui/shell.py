@@ -77,6 +77,7 @@ def head() -> str:
     """For the page's <head>: our style sheet and scripts, from our own origin."""
     return (
         '<link rel="stylesheet" href="/lacache/assets/app.css">\n'
+        '<script src="/lacache/assets/stream.js"></script>\n'  # before Gradio's, which is deferred
         '<script src="/lacache/assets/app.js" defer></script>\n'
         '<script src="/lacache/assets/drop.js" defer></script>\n'
         '<link rel="icon" href="/lacache/assets/icon.svg" type="image/svg+xml">\n'
