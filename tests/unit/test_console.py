@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Iterator
 
 import pytest
 from lacache_app import prompt
@@ -124,10 +125,19 @@ def test_an_error_is_shown_and_the_chat_goes_on(talk, monkeypatch):
     assert talk.says("hello")[0].startswith("A summary")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, as in a terminal: a shell that starts tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(talk, monkeypatch):
     answered = talk.engine.chat
 
@@ -145,6 +155,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(talk, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler is put back"
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_while_reading_forgets_the_message(talk, monkeypatch):
     read = talk.engine.read
 
