@@ -78,8 +78,16 @@ class Salience(Scored):
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """float32, the shape of `scores` [..., n]: how many of its row are lower; an earlier equal one is."""
-    order = np.argsort(scores, axis=-1, kind="stable")
-    result = np.empty(scores.shape, dtype=np.float32)
-    np.put_along_axis(result, order, np.arange(scores.shape[-1], dtype=np.float32), axis=-1)
-    return result
+    """float32, the shape of `scores` float32 [..., n]: how many of its row are lower; an earlier equal one is.
+
+    A float's bits, but for the sign, are in the order of the floats; with the place below them every number is another,
+    and numpy sorts whole numbers several times faster than it finds the order of floats.
+    """
+    n = scores.shape[-1]
+    bits = (scores.reshape(-1, n) + np.float32(0)).view(np.int32)  # + 0: there is no -0 any more
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    keys = (bits.astype(np.int64) << 32) | np.arange(n)
+    keys.sort(axis=-1)
+    result = np.empty(keys.shape, dtype=np.float32)
+    result[np.arange(len(keys))[:, None], keys & 0xFFFFFFFF] = np.arange(n, dtype=np.float32)
+    return result.reshape(scores.shape)

@@ -31,6 +31,7 @@ from lacache_gguf.policies import (
     View,
     needs_of,
 )
+from lacache_gguf.policies.salience import ranks
 from lacache_gguf.policies.scored import Heads, lowest
 
 DOC = Path(__file__).parents[2] / "docs" / "policies.md"
@@ -167,6 +168,14 @@ def test_salience_drops_what_the_oracle_drops(
         rows = [[(weights[k], by_kind[kind][il][i]) for k, kind in enumerate(kinds)] for i in range(n_rows)]
         expected.append([oracle.drop_lowest(oracle.added_ranks(row, weights[3]), **known) for row in rows])
     assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0]), min_size=1, max_size=40))
+def test_ranks_are_the_order_of_floats(row: list[float]) -> None:
+    expected = [sum(other < x or (other == x and j < i) for j, other in enumerate(row)) for i, x in enumerate(row)]
+    scores = np.array([row, row[::-1]], dtype=np.float32)
+    assert ranks(scores)[0].tolist() == expected
+    assert ranks(scores).shape == scores.shape
 
 
 def test_salience_asks_only_for_what_has_a_weight() -> None:
