@@ -27,7 +27,7 @@ from lacache_gguf.errors import UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES, check_key_wear
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import Full, Policy
+from lacache_gguf.policies import Full, Policy, n_pos_of
 
 FLASH = {"auto": None, "on": True, "off": False}
 _BUDGET_MAX_BYTES = 64 << 30
@@ -195,7 +195,8 @@ def explain(
             f"The model was trained on {n_train:,} tokens at a time, {pages(n_train)}; "
             + ("the budget uses all of it." if share >= 1 else f"the budget uses {share:.0%} of it.")
         )
-    return Explanation(n_cells, held.n_sharp, held.n_faint, memory, tuple(lines), tuple(_warnings(choice)))
+    keeps = min(n_pos_of(policy), n_train or n_cells) > n_cells
+    return Explanation(n_cells, held.n_sharp, held.n_faint, memory, tuple(lines), tuple(_warnings(choice, keeps)))
 
 
 def assumption() -> str:
@@ -218,9 +219,11 @@ def _what_is_held(policy: Policy, held: Reach) -> str:
     return f"{sharp} or more sharp, the newest text; {faint} or more faint: of older text of any length, {older}."
 
 
-def _warnings(choice: Choice) -> list[str]:
+def _warnings(choice: Choice, keeps_positions: bool) -> list[str]:
     found = []
-    if choice.type_k in COARSE_KEY_TYPES:
+    if keeps_positions:
+        pass  # keys are copied, and turned so rarely that any type bears it
+    elif choice.type_k in COARSE_KEY_TYPES:
         found.append(
             f"K in {choice.type_k} is rounded anew whenever old text is thinned, and 4 bits leave little room for "
             "that: answers get worse. Try K in q8_0 and V in q4_0 instead."

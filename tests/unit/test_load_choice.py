@@ -223,6 +223,7 @@ def test_warnings():
     assert "Try K in q8_0 and V in q4_0 instead" in warnings(type_k="q4_0")
     assert "f16 is the safe choice" in warnings(type_k="q8_0")
     assert warnings(type_v="q4_0") == "", "V is only ever copied"
+    assert warnings(type_k="q4_0", policy="salience:pos=4096") == "", "K is copied as well"
     assert "a text longer than the memory is refused" in warnings(policy="full")
 
 
