@@ -198,11 +198,6 @@ def layers_and_cells(
     return sum(not layer.is_swa for layer in geometry.layers), size.cells(geometry, type_k, type_v, n_ubatch)
 
 
-def policy_dict(policy: Policy) -> dict[str, Any]:
-    """Name and settings as plain values for JSON."""
-    return {"name": policy.name, **dataclasses.asdict(policy)}  # type: ignore[call-overload]
-
-
 def _word(value: Any) -> str:
     """The inverse of `_value`."""
     return next((word for word, meant in _WORDS.items() if meant is value), str(value))

@@ -72,7 +72,7 @@ def as_dict(settings: EngineSettings) -> dict[str, Any]:
     """Settings as plain values; a policy as its name and fields."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     policy = values.pop("policy")
-    return {**values, "policy": policy and {"name": policy.name, **dataclasses.asdict(policy)}}
+    return {**values, "policy": policy and policy_dict(policy)}
 
 
 def from_dict(values: dict[str, Any]) -> EngineSettings:
@@ -91,8 +91,13 @@ def from_dict(values: dict[str, Any]) -> EngineSettings:
     return EngineSettings(**chosen)
 
 
+def policy_dict(policy: Policy) -> dict[str, Any]:
+    """A policy's name and fields as plain values for JSON."""
+    return {"name": policy.name, **dataclasses.asdict(policy)}  # type: ignore[call-overload]
+
+
 def policy_from_dict(values: dict[str, Any]) -> Policy:
-    """A policy from its name and fields. Raises what nonsense raises."""
+    """The inverse of `policy_dict`. Raises what nonsense raises."""
     from lacache_gguf.policies import POLICIES
 
     return POLICIES[values["name"]](**{name: value for name, value in values.items() if name != "name"})

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lacache_app.memory_spec import MemorySpec, Size, policy_dict
+from lacache_app.memory_spec import MemorySpec, Size
+from lacache_app.settings import policy_dict
 
 from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import UsageError

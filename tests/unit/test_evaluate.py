@@ -13,7 +13,7 @@ import pytest
 from lacache_app import cli
 from lacache_app.evaluate.results import ResultLog
 from lacache_app.evaluate.runner import Item, Stopped, run
-from lacache_app.memory_spec import policy_dict
+from lacache_app.settings import policy_dict
 from loopback_hub import gguf_bytes
 
 from lacache_gguf.errors import MemoryFull, UsageError
