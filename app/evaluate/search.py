@@ -29,7 +29,7 @@ CANDIDATES = (
     "salience:surprise=0",
     "salience:place=0.5",
     "salience:recent=50%",
-    "salience:attention=2",
+    "salience:attention=1",
     "salience:pos=4096",
     "salience:heads=layer",
     "salience:keydiff=0,place=2",

@@ -4,8 +4,8 @@ The idea: three signs say that a token will be needed, and each misses what anot
 can be picked out by a later query (KeyDiff). What was attended to lately is attended to again. And a token that the
 model could foretell adds nothing to what the memory holds, while a surprising one (a name, a number, a turn) is what it
 cannot restore: the loss is known anyway wherever a next token is predicted. The signs have no common unit, so each
-ranks the cells and the ranks are added; a share of the cell's place is added too, so that old text fades. Every KV head
-keeps cells of its own between the sinks and a recent window of a quarter of the cells.
+ranks the cells and the ranks are added, attention's twice; the cell's place is added too, so that old text fades. Every
+KV head keeps cells of its own between the sinks and a recent window of a quarter of the cells.
 Sources: KeyDiff, arXiv 2504.15364, section 3; averaged attention, Cascading KV cache, arXiv 2406.17808, section 3; the
 rest is measured in docs/quality-log.md.
 
@@ -40,9 +40,9 @@ class Salience(Scored):
     heads: Heads = "each"
     n_pos: int = 1024
     keydiff: float = 1.0
-    attention: float = 1.0
+    attention: float = 2.0
     surprise: float = 1.0
-    place: float = 0.5
+    place: float = 1.0
     n_query: int = 16
     decay: float = 0.997
 
