@@ -101,21 +101,23 @@ def recall_plots(cases: Sequence[RecallCase], run: Run, folder: Path) -> list[Pa
     return paths
 
 
-def _quality(cases: Sequence[Case], run: Run, folder: Path) -> list[Path]:
-    """Perplexity, mean over the texts, against MiB."""
+def quality(cases: Sequence[Case], run: Run) -> dict[str, list[tuple[float, float]]]:
+    """For every memory its (MiB, perplexity, mean over the texts), where every text is known; rising MiB."""
     points: dict[str, dict[float, list[Blocks]]] = {}
-    policies = {case.spec.name: case.spec.policy for case in cases}
     n_texts = len({case.text.name for case in cases})
-    for case in cases:
-        if case.item and case.setup and case.item.id in run.rows:
+    for case in {case.item.id: case for case in cases if case.item}.values():  # all sizes share the full cache
+        if case.setup and case.item.id in run.rows:
             at = points.setdefault(case.spec.name, {}).setdefault(case.setup.kv_bytes / 2**20, [])
             at.append(Perplexity.of(run.rows[case.item.id]).losses)
-    known = {
-        name: sorted(
-            (mib, math.exp(average(texts[:n_texts]).value)) for mib, texts in at.items() if len(texts) >= n_texts
-        )
+    return {
+        name: sorted((mib, math.exp(average(texts).value)) for mib, texts in at.items() if len(texts) == n_texts)
         for name, at in points.items()
     }
+
+
+def _quality(cases: Sequence[Case], run: Run, folder: Path) -> list[Path]:
+    """Perplexity, mean over the texts, against MiB."""
+    known, policies = quality(cases, run), {case.spec.name: case.spec.policy for case in cases}
     if len({case.size for case in cases}) < 2 or not any(len(line) > 1 for line in known.values()):
         return []
     figure, axes = _figure(1)
@@ -124,7 +126,8 @@ def _quality(cases: Sequence[Case], run: Run, folder: Path) -> list[Path]:
             axes[0].axhline(line[0][1], label=f"{name} ({line[0][0]:,.0f} MiB)", **_style("full"))
         elif line:
             axes[0].plot(*zip(*line, strict=True), marker="o", label=name, **_style(policies[name]))
-    _label(axes[0], "KV memory, MiB", "perplexity", "all texts" if n_texts > 1 else cases[0].text.name)
+    texts = list(dict.fromkeys(case.text.name for case in cases))
+    _label(axes[0], "KV memory, MiB", "perplexity", texts[0] if len(texts) == 1 else f"mean of {len(texts)} texts")
     axes[0].legend()
     return [_save(figure, folder, "quality")]
 

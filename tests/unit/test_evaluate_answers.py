@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lacache_app import cli
+from lacache_app.evaluate.plots import quality
 from lacache_app.evaluate.rouge import n_common_subsequence, rouge, words
 from loopback_hub import gguf_bytes
 
@@ -163,6 +166,25 @@ def test_pictures_are_png_files(engine, lacache, novel, tmp_path) -> None:
     }
     assert all(path.read_bytes().startswith(PNG) for path in folder.iterdir())
     assert f"drew {folder / 'passkey-50-of-the-prompt.png'}" in err
+
+
+def test_quality_is_the_mean_of_all_texts_at_every_size() -> None:
+    def case(memory: str, text: str, size: int, mib: int, item: str) -> SimpleNamespace:
+        named = SimpleNamespace(name=memory, policy=memory), SimpleNamespace(name=text), SimpleNamespace(id=item)
+        setup = SimpleNamespace(kv_bytes=mib * 2**20)
+        return SimpleNamespace(spec=named[0], text=named[1], item=named[2], size=size, setup=setup)
+
+    cases, rows = [], {}
+    for t, text in enumerate(("essay", "play")):
+        for size in (1, 2):
+            for memory, mib, item in (("full", 90, f"{text} full"), ("default", size, f"{text} {size}")):
+                cases.append(case(memory, text, size, mib, item))
+                loss = t + (0 if memory == "full" else 1 / size)
+                rows[item] = {"loss_sums": [100 * loss], "n_predicted": 100}
+    del rows["play 2"]  # not measured yet
+    found = quality(cases, SimpleNamespace(rows=rows))
+    assert found["full"] == [(90, pytest.approx(math.exp(0.5)))], "once, however many sizes it is compared with"
+    assert found["default"] == [(1, pytest.approx(math.exp(1.5)))]
 
 
 def test_without_matplotlib_nothing_runs(engine, lacache, novel, tmp_path, monkeypatch) -> None:
