@@ -195,8 +195,8 @@ def explain(
             f"The model was trained on {n_train:,} tokens at a time, {pages(n_train)}; "
             + ("the budget uses all of it." if share >= 1 else f"the budget uses {share:.0%} of it.")
         )
-    keeps = min(n_pos_of(policy), n_train or n_cells) > n_cells
-    return Explanation(n_cells, held.n_sharp, held.n_faint, memory, tuple(lines), tuple(_warnings(choice, keeps)))
+    keeps_pos = n_pos_of(policy, n_cells, n_train) > 0
+    return Explanation(n_cells, held.n_sharp, held.n_faint, memory, tuple(lines), tuple(_warnings(choice, keeps_pos)))
 
 
 def assumption() -> str:
@@ -219,16 +219,16 @@ def _what_is_held(policy: Policy, held: Reach) -> str:
     return f"{sharp} or more sharp, the newest text; {faint} or more faint: of older text of any length, {older}."
 
 
-def _warnings(choice: Choice, keeps_positions: bool) -> list[str]:
+def _warnings(choice: Choice, keeps_pos: bool) -> list[str]:
+    """`keeps_pos`: thinning only copies keys, and they are turned so rarely that any type bears it."""
     found = []
-    if keeps_positions:
-        pass  # keys are copied, and turned so rarely that any type bears it
-    elif choice.type_k in COARSE_KEY_TYPES:
+    wears = choice.type_k not in ("f32", "f16", "bf16") and not keeps_pos
+    if wears and choice.type_k in COARSE_KEY_TYPES:
         found.append(
             f"K in {choice.type_k} is rounded anew whenever old text is thinned, and 4 bits leave little room for "
             "that: answers get worse. Try K in q8_0 and V in q4_0 instead."
         )
-    elif choice.type_k not in ("f32", "f16", "bf16"):
+    elif wears:
         found.append(f"K in {choice.type_k} is rounded anew whenever old text is thinned; f16 is the safe choice.")
     if policy_name(choice) == "full":
         found.append("With the policy full nothing is forgotten: a text longer than the memory is refused.")

@@ -56,8 +56,8 @@ class Memory:
         self.n_ctx = n_ctx
         self.n_head_kv = n_head_kv
         self.n_head = n_head_kv if is_per_head(policy) else 1  # rows of `held` per layer
-        n_rows, n_pos = n_layer * self.n_head, min(n_pos_of(policy), n_ctx_train)
-        keeps_pos = n_pos > n_ctx
+        n_rows, n_pos = n_layer * self.n_head, n_pos_of(policy, n_ctx, n_ctx_train)
+        keeps_pos = n_pos > 0
         self._numbering: Numbering = Original(n_rows, n_ctx, n_pos) if keeps_pos else InCache()
         self._compact, self._turn = thin if keeps_pos and thin else compact, turn
         self._check_freed = check_freed if not keeps_pos else lambda n_freed: None  # keys hardly ever turn

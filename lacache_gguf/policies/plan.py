@@ -159,9 +159,11 @@ def is_per_head(policy: Policy) -> bool:
     return bool(getattr(policy, "is_per_head", False))
 
 
-def n_pos_of(policy: Policy) -> int:
-    """Positions that keys may spread over before they are moved down; 0 if what is left is numbered anew each time."""
-    return getattr(policy, "n_pos", 0)
+def n_pos_of(policy: Policy, n_ctx: int, n_ctx_train: int) -> int:
+    """Positions that keys spread over in a memory of `n_ctx` cells before they are moved down, at most the trained
+    context; 0 if what is left is numbered anew each time, as where they would be no more than there are cells."""
+    n_pos = min(getattr(policy, "n_pos", 0), n_ctx_train)
+    return n_pos if n_pos > n_ctx else 0
 
 
 def require_int(owner: str, setting: str, value: Any, lowest: int) -> None:

@@ -182,7 +182,10 @@ def test_coarse_keys_do_not_wear_out_where_they_are_not_turned():
 
 @pytest.mark.parametrize("make", [SinkWindow, KeyDiff, lambda **given: Ladder(span=2, **given)])
 def test_every_kind_of_policy_may_keep_positions(make):
-    assert not n_pos_of(make())
-    assert n_pos_of(make(n_pos=1 << 20)) == 1 << 20
+    assert not n_pos_of(make(), 1024, 1 << 24)
+    assert n_pos_of(make(n_pos=1 << 20), 1024, 1 << 24) == 1 << 20
+    assert n_pos_of(make(n_pos=1 << 20), 1024, 8192) == 8192
+    assert not n_pos_of(make(n_pos=1 << 20), 8192, 8192)
+    assert not n_pos_of(make(n_pos=1024), 1024, 8192)
     with pytest.raises(PolicyError, match="n_pos must be"):
         make(n_pos=-1)
