@@ -369,7 +369,7 @@ def test_rows_arrive_as_they_are(client: Any, fake_engine: Any) -> None:
 
 def test_the_answer_does_not_grow_with_what_was_seen(client: Any, fake_engine: Any) -> None:
     sizes = []
-    for n_seen in (8_000, 40_000):
+    for n_seen in (20_000, 100_000):
         engine = fake_engine(n_ctx=1024)
         list(engine.read([65] * n_seen))
         client.memory_map.observe(engine, force=True)
