@@ -49,16 +49,13 @@
 
   // The messages of a stream, each with the empty line that ends it.
   async function* parts(answer) {
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
-    for await (const piece of pieces(answer.body.pipeThrough(new TextDecoderStream()).getReader())) {
-      text += piece;
+    for (let step; !(step = await reader.read()).done;) {
+      text += step.value;
       for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) yield text.slice(0, end + 2);
     }
     if (text) yield text;
-  }
-
-  async function* pieces(reader) {
-    for (let step; !(step = await reader.read()).done;) yield step.value;
   }
 
   // A message, and whether it ends the stream; one that ends an event, or breaks all of them off, is taken note of.
