@@ -12,7 +12,6 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +113,7 @@ def calibrated_policy(
         n_layer, n_ctx = layers_and_cells()
         if (found := find_calibration(folder, name, n_ctx)) is None:
             return None
-        return _checked(found, n_layer, n_ctx, type_k), found.sentence
+        return _checked(found, model, n_layer, n_ctx, type_k), found.sentence
     except (LacacheError, OSError) as error:
         _log.warning("the stored calibration of %s is not used: %s", model.name, error)
         return None
@@ -141,15 +140,16 @@ def calibrated_for(settings: EngineSettings) -> Policy | None:
     return found[0] if found else None
 
 
-def _checked(found: Calibration, n_layer: int, n_ctx: int, type_k: str) -> Policy:
+def _checked(found: Calibration, model: Path, n_layer: int, n_ctx: int, type_k: str) -> Policy:
     """The policy of a finding, checked as the engine does. Raises LacacheError."""
     from lacache_app.memory_spec import parse_memory
 
-    from lacache_gguf.key_wear import check_key_wear
-    from lacache_gguf.memory import Memory
+    from lacache_gguf.gguf_header import read_header
+    from lacache_gguf.kv_budget import KvGeometry
+    from lacache_gguf.model_memory import check_policy
 
     policy = parse_memory(found.memory).make_policy(n_layer, n_ctx)
-    Memory(policy, n_layer, n_ctx, lambda keep: None, partial(check_key_wear, type_k, n_ctx))
+    check_policy(policy, n_layer, n_ctx, type_k, KvGeometry.from_metadata(read_header(model).metadata).n_ctx_train)
     return policy
 
 

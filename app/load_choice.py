@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from lacache_app.estimate import Estimate, FreeMemory, Load, ModelShape, estimate, load_for, size_text
 from lacache_app.host import EngineSettings
@@ -24,9 +23,9 @@ from lacache_app.policy_words import DEFAULT, words_of
 from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, Reach, pages, reach
 
 from lacache_gguf.errors import UsageError
-from lacache_gguf.key_wear import COARSE_KEY_TYPES, check_key_wear
+from lacache_gguf.key_wear import COARSE_KEY_TYPES
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
-from lacache_gguf.memory import Memory
+from lacache_gguf.model_memory import check_policy
 from lacache_gguf.policies import Full, Policy, n_pos_of
 
 FLASH = {"auto": None, "on": True, "off": False}
@@ -120,8 +119,7 @@ def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
     given = {name: getattr(choice, field) for field, name in POLICY_FIELDS.items() if name in known}
     settings = {**dict(spec.settings), **{name: value for name, value in given.items() if value is not None}}
     policy = make_policy(spec.policy, settings, shape.n_plan_layers, n_cells)
-    check_freed = partial(check_key_wear, choice.type_k, n_cells)
-    Memory(policy, shape.n_plan_layers, n_cells, lambda keep: None, check_freed)  # checks as the engine does
+    check_policy(policy, shape.n_plan_layers, n_cells, choice.type_k, shape.geometry.n_ctx_train)
     return policy
 
 

@@ -13,22 +13,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lacache_gguf import checkpoint, native
+from lacache_gguf import checkpoint
 from lacache_gguf.catalog import resolve
 from lacache_gguf.context import Context
 from lacache_gguf.conversation import Conversation
-from lacache_gguf.errors import CheckpointMismatch, PolicyError, UnsupportedModel, UsageError
+from lacache_gguf.errors import CheckpointMismatch, UsageError
 from lacache_gguf.events import Progress, Stats, Step
-from lacache_gguf.key_wear import check_key_wear
 from lacache_gguf.kv_budget import KvGeometry
-from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
-from lacache_gguf.policies import Full, Need, Policy, default_policies, is_per_head, needs_of
+from lacache_gguf.model_memory import make_memory
+from lacache_gguf.policies import Policy
 from lacache_gguf.sampling import Sampling
 from lacache_gguf.session import Session
 from lacache_gguf.transcript import Transcript
@@ -94,7 +92,15 @@ class Engine:
                 n_threads=n_threads,
             )
             try:
-                self._memory = self._make_memory(policy)
+                self._memory = make_memory(
+                    self.model.name,
+                    self._context,
+                    len(self._geometry.layers),
+                    policy,
+                    self.n_ctx,
+                    type_k,
+                    surprise=lambda: self._session.surprise(),
+                )
             except BaseException:
                 self._context.close()
                 raise
@@ -107,62 +113,6 @@ class Engine:
         self.n_ctx_train = self._model.n_ctx_train
         self._conversation = Conversation(self._model, self._session, self._memory)
         self._seconds_load = time.perf_counter() - start
-
-    def _make_memory(self, policy: Policy | None) -> Memory:
-        context = self._context
-        n_layer = native.compact_n_layer(context.ptr)
-        if reason := native.compact_reason(context.ptr):
-            if not isinstance(policy, Full):
-                raise UnsupportedModel(
-                    f"{self.model.name} cannot forget selectively: {reason}; use --policy full with a budget that "
-                    "holds the whole text, or another model"
-                )
-            n_layer = len(self._geometry.layers)
-        if policy is None:
-            choices = default_policies(n_layer, self.n_ctx)
-            policy = next(choice for choice in choices if self._no_scores(choice) is None)
-        return Memory(
-            policy,
-            n_layer,
-            self.n_ctx,
-            context.compact,
-            partial(check_key_wear, self.type_k, self.n_ctx),
-            n_head_kv=self._prepare_scores(policy),
-            score=self._score,
-            n_votes=context.n_query,
-            thin=context.thin,
-            turn=context.turn,
-            n_ctx_train=self._model.n_ctx_train,
-        )
-
-    def _no_scores(self, policy: Policy) -> str | None:
-        """Why this model or memory cannot give `policy` what it needs, and what to do instead; None if it can."""
-        ptr, has_votes = self._context.ptr, any(need.n_query for need in needs_of(policy))
-        if not needs_of(policy) and not is_per_head(policy):
-            return None
-        if native.compact_n_head_kv(ptr) == 0:
-            return "its layers have different numbers of KV heads; use --policy ladder"
-        if is_per_head(policy) and (reason := native.compact_head_reason(ptr)):
-            return f'{reason}; use heads="layer" (--heads layer) or --policy ladder'
-        if has_votes and (reason := native.query_reason(ptr)):
-            return f"{reason}; use keydiff scores or --policy ladder"
-        return None
-
-    def _prepare_scores(self, policy: Policy) -> int:
-        """KV heads that `policy` decides about; queries are recorded from now on if it wants them to vote.
-
-        Raises PolicyError where this model or memory has no such scores, or its heads cannot part.
-        """
-        if not needs_of(policy) and not is_per_head(policy):
-            return 1
-        if reason := self._no_scores(policy):
-            raise PolicyError(f"{policy.name} does not work with {self.model.name}: {reason}")
-        if n_query := sum(need.n_query for need in needs_of(policy)):
-            self._context.set_n_query(n_query)
-        return native.compact_n_head_kv(self._context.ptr)
-
-    def _score(self, need: Need, first: int) -> np.ndarray:
-        return self._session.surprise() if need.kind == "surprise" else self._context.score(need, first)
 
     # ---- life ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The memory of one sequence: how many cells it may hold, how many it holds, and when it is thinned.
 
 Knows nothing of tokens' text, models or ctypes: a policy makes a plan, `compact` carries it out, this module counts. A
-policy with a `Need` is shown scores, which `score` gives (`scores.py`).
+policy with a `Need` is shown scores, which `score` gives (`scores.py`, `votes.py`, `arrival.py`).
 Three counts never blur: `n_seen` tokens were ever fed, `n_cells` cells are in use, `pos_next` is the next position
 (`numbering.py`).
 
@@ -23,6 +23,7 @@ from lacache_gguf.numbering import InCache, Numbering, Original
 from lacache_gguf.policies import Need, Policy, View, is_per_head, n_pos_of, needs_of
 from lacache_gguf.policies.plan import ScoreKind
 from lacache_gguf.scores import Scores
+from lacache_gguf.votes import Votes
 
 _COUNTERS = ("n_seen", "n_cells", "n_cells_peak", "n_pinned", "n_compactions", "seconds_compact", "cursor", "sweep")
 
@@ -63,10 +64,14 @@ class Memory:
         self._check_freed = check_freed if not keeps_pos else lambda n_freed: None  # keys hardly ever turn
         self._check(0)
         self._held = np.zeros((n_rows, n_ctx), dtype=np.int32)
-        needs, shape = needs_of(policy), (n_layer, n_head_kv, n_ctx)
-        once = [need for need in needs if keeps_pos and need.kind == "keydiff"]
-        self._arrivals = [ArrivalScores(need, *shape, score or _nobody) for need in once]
-        self._scores = [Scores(need, *shape, score or _nobody, n_votes) for need in needs if need not in once]
+        known = (n_layer, n_head_kv, n_ctx, score or _nobody)
+        self._scores: list[Scores] = []
+        for need in needs_of(policy):
+            if need.kind == "attention":
+                self._scores.append(Votes(need, *known, n_votes))
+            else:
+                is_once = keeps_pos and need.kind == "keydiff"
+                self._scores.append(ArrivalScores(need, *known) if is_once else Scores(need, *known))
         self.reset()
 
     def reset(self) -> None:
@@ -80,7 +85,7 @@ class Memory:
         self.cursor = 0
         self.sweep = 0
         self._numbering.reset()
-        for scores in (*self._scores, *self._arrivals):
+        for scores in self._scores:
             scores.reset()
 
     @property
@@ -173,7 +178,7 @@ class Memory:
         rows = plan.keep.reshape(-1, n_kept)
         self._held[:, :n_kept] = np.take_along_axis(self._held, rows, axis=1)
         self._numbering.move(rows)
-        for scores in (*self._scores, *self._arrivals):
+        for scores in self._scores:
             scores.move(plan.keep)
         self.cursor, self.sweep = plan.cursor, plan.sweep
         self.n_cells = n_kept
@@ -182,15 +187,15 @@ class Memory:
 
     def _look(self) -> dict[ScoreKind, np.ndarray]:
         """What the policy wants to see."""
-        seen = {scores.need.kind: scores.look(self.n_cells) for scores in self._scores}
-        return seen | {scores.need.kind: scores.look(self.n_cells, self.n_retractable) for scores in self._arrivals}
+        n_intact = self.n_retractable if self._scores else 0
+        return {scores.need.kind: scores.look(self.n_cells, n_intact) for scores in self._scores}
 
     def advance(self, n_tokens: int) -> None:
         """`n_tokens` were written behind the last cell."""
         end = self.n_cells + n_tokens
         self._held[:, self.n_cells : end] = np.arange(self.n_seen, self.n_seen + n_tokens, dtype=np.int32)
         self._numbering.advance(self.n_cells, n_tokens)
-        for scores in (*self._scores, *self._arrivals):
+        for scores in self._scores:
             scores.start(self.n_cells, end)
         self.n_cells = end
         self.n_seen += n_tokens
@@ -227,10 +232,8 @@ class Memory:
         n_cells], what is known of the cells' worth and, with original positions, "pos" like "held"."""
         counters = {name: getattr(self, name) for name in (*_COUNTERS, "pos_next")}
         arrays = {"held": self.held.copy(), **self._numbering.state(self.n_cells)}
-        for scores in self._arrivals:
-            arrays |= scores.state(self.n_cells)
-        if self._voted:
-            numbers, more = self._voted.state(self.n_cells)
+        for scores in self._scores:
+            numbers, more = scores.state(self.n_cells)
             counters |= numbers
             arrays |= more
         return counters, arrays
@@ -249,23 +252,20 @@ class Memory:
             raise ValueError(f"held is {held.dtype} {held.shape}, not int32 {shape}")
         if n_cells and not (held.min() >= 0 and held.max() < n_seen and (np.diff(held, axis=1) > 0).all()):
             raise ValueError("held names tokens that were never fed, or not in order")
-        for scores in self._arrivals:
-            scores.check(n_cells, arrays)
-        if self._voted:
-            self._voted.check(n_cells, counters, arrays)
+        for scores in self._scores:
+            scores.check(n_cells, counters, arrays)
         self._numbering.restore(n_cells, int(counters.get("pos_next", n_cells)), arrays)
-        if self._voted:
-            self._voted.restore(n_cells, counters, arrays)
-        for scores in self._arrivals:
-            scores.restore(n_cells, arrays)
+        for scores in self._scores:
+            scores.reset()
+            scores.restore(n_cells, counters, arrays)
         for name, value in values.items():
             setattr(self, name, value)
         self._held[:, :n_cells] = held
 
     @property
-    def _voted(self) -> Scores | None:
-        """The scores that are carried on, those of attention."""
-        return next((scores for scores in self._scores if scores.need.kind == "attention"), None)
+    def _voted(self) -> Votes | None:
+        """What is known of attention, if the policy wants to see it."""
+        return next((scores for scores in self._scores if isinstance(scores, Votes)), None)
 
     def _n_free_max(self) -> int:
         return self.policy.n_free_max(self.n_layer, self.n_ctx, self.n_pinned)

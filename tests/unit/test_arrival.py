@@ -112,6 +112,6 @@ def test_a_restored_memory_knows_the_same():
 def test_scores_that_are_no_numbers_are_refused():
     memory, native = full_memory()
     native.score = None
-    memory._arrivals[0]._ask = lambda need, first: np.full((N_LAYER, N_HEAD, memory.n_cells - first), np.nan, "f4")
+    memory._scores[0]._ask = lambda need, first: np.full((N_LAYER, N_HEAD, memory.n_cells - first), np.nan, "f4")
     with pytest.raises(LacacheError, match="no finite numbers"):
         memory.make_room(64 - memory.n_cells + 1)

@@ -10,7 +10,8 @@ from lacache_gguf.errors import PolicyError, UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES, N_ROUNDINGS_MAX, check_key_wear
 from lacache_gguf.kv_budget import KV_TYPES
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import Full, Ladder, SinkWindow, default_ladder
+from lacache_gguf.model_memory import check_policy
+from lacache_gguf.policies import Full, Ladder, Salience, SinkWindow, default_ladder
 
 
 def memory(policy, n_ctx, type_k, n_layer=30):
@@ -53,3 +54,11 @@ def test_a_long_pinned_prompt_is_refused_with_coarse_keys_and_changes_nothing():
 
 def test_a_memory_that_never_thins_takes_every_type():
     memory(Full(), 1024, "iq4_nl").pin(100)
+
+
+def test_keys_that_keep_their_positions_do_not_wear_but_a_short_trained_context_leaves_no_room_for_that():
+    policy = Salience(n_pos=4096, n_recent=960)
+    check_policy(policy, 30, 1024, "q4_0", n_ctx_train=8192)
+    check_policy(policy, 30, 1024, "q4_0", n_ctx_train=0)  # the file does not say
+    with pytest.raises(PolicyError, match="K in q4_0"):
+        check_policy(policy, 30, 1024, "q4_0", n_ctx_train=1024)

@@ -227,6 +227,14 @@ def test_warnings():
     assert "a text longer than the memory is refused" in warnings(policy="full")
 
 
+def test_keys_keep_their_positions_only_within_the_trained_context():
+    choice = dataclasses.replace(DEFAULT, type_k="q4_0", policy="salience:pos=4096,recent=960")
+    assert settings_of(SMOL, choice).type_k == "q4_0"
+    short = dataclasses.replace(SMOL, geometry=dataclasses.replace(SMOL.geometry, n_ctx_train=1024))
+    with pytest.raises(PolicyError, match="K in q4_0 would be rounded anew"):
+        settings_of(short, choice)
+
+
 def test_kv_types_that_the_heads_allow():
     assert "q4_0" in kv_types_for(SMOL)
     odd = dataclasses.replace(SMOL, geometry=KvGeometry((KvLayer(3, 80, 80),) * 4, n_layer=4, n_ctx_train=8192))
