@@ -188,12 +188,12 @@ def _sentence(share: Share) -> str:
 
 def free_memory() -> list[FreeMemory]:
     """RAM first, then the GPUs of the library's backends (integrated ones where there are no others)."""
-    from lacache_gguf import native
+    from lacache_gguf import devices, native
 
     found = [ram()]
     if native.load_error() is None:
-        devices = native.devices()
-        gpus = [d for d in devices if d.type == "gpu"] or [d for d in devices if d.type == "igpu"]
+        all_devices = devices.devices()
+        gpus = [d for d in all_devices if d.type == "gpu"] or [d for d in all_devices if d.type == "igpu"]
         found += [
             FreeMemory(f"{d.name} ({' '.join(d.description.split())})", d.free_bytes, d.total_bytes) for d in gpus
         ]

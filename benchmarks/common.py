@@ -170,13 +170,13 @@ def _cpu_model() -> str:
 
 def machine() -> dict:
     """Where it ran; the load average tells whether others were at work (above the cores used: do not trust timings)."""
-    from lacache_gguf import native
+    from lacache_gguf.devices import devices
 
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "devices": [f"{device.name}: {device.description}" for device in native.devices()],
+        "devices": [f"{device.name}: {device.description}" for device in devices()],
         "load_average_1min_at_end": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 

@@ -64,14 +64,15 @@ class Memory:
         self._check_freed = check_freed if not keeps_pos else lambda n_freed: None  # keys hardly ever turn
         self._check(0)
         self._held = np.zeros((n_rows, n_ctx), dtype=np.int32)
-        known = (n_layer, n_head_kv, n_ctx, score or _nobody)
+        shape, ask = (n_layer, n_head_kv, n_ctx), score or _nobody
         self._scores: list[Scores] = []
         for need in needs_of(policy):
             if need.kind == "attention":
-                self._scores.append(Votes(need, *known, n_votes))
+                self._scores.append(Votes(need, *shape, ask, n_votes))
+            elif need.kind == "keydiff" and keeps_pos:
+                self._scores.append(ArrivalScores(need, *shape, ask))
             else:
-                is_once = keeps_pos and need.kind == "keydiff"
-                self._scores.append(ArrivalScores(need, *known) if is_once else Scores(need, *known))
+                self._scores.append(Scores(need, *shape, self._age if need.kind == "age" else ask))
         self.reset()
 
     def reset(self) -> None:
@@ -184,6 +185,11 @@ class Memory:
         self.n_cells = n_kept
         self.n_compactions += 1
         return True
+
+    def _age(self, _need: Need, _first: int) -> np.ndarray:
+        """Minus the tokens fed after each cell's: float32 [n_layer, n_head_kv, n_cells]."""
+        ages = (self.held - np.int32(self.n_seen - 1)).astype(np.float32).reshape(self.n_layer, self.n_head, -1)
+        return np.broadcast_to(ages, (self.n_layer, self.n_head_kv, self.n_cells))
 
     def _look(self) -> dict[ScoreKind, np.ndarray]:
         """What the policy wants to see."""

@@ -1,10 +1,10 @@
 """The edge to C: finds the patched library, lets `llama_cpp` load it, and binds the symbols our patches add.
 
 Knows nothing of policies, text or models. Everything upstream has is used through `llama_cpp`; only the functions of
-`patches/overlay/include/llama-lacache.h` and the device list of ggml are bound here, each with its C declaration above.
+`patches/overlay/include/llama-lacache.h` are bound here, each with its C declaration above.
 
     from lacache_gguf import native
-    native.devices()
+    native.compact_n_layer(context.ptr)
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import ctypes
 import os
 import sys
 from collections import deque
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,7 +35,8 @@ class NativeError(LacacheError):
         self.status = status
 
 
-def _library(directory: Path, name: str) -> Path:
+def library(directory: Path, name: str) -> Path:
+    """Where the library `name` ("llama", "ggml", ...) of this platform is in a folder."""
     return directory / _LIBRARY_NAMES.get(sys.platform, "lib{}.so").format(name)
 
 
@@ -48,7 +48,7 @@ def lib_dir() -> Path:
     override = os.environ.get("LACACHE_LIB_DIR")
     places = [Path(override)] if override else [Path(entry) / "lib" for entry in lacache_gguf.__path__]
     for place in places:
-        if _library(place, "llama").exists():
+        if library(place, "llama").exists():
             return place
     raise NativeError(
         f"the patched llama.cpp library was not found in {', '.join(map(str, places))}; "
@@ -96,7 +96,8 @@ def system_info() -> str:
     return load().llama_print_system_info().decode()
 
 
-def _declare(lib: ctypes.CDLL, name: str, restype, *argtypes) -> None:
+def declare(lib: ctypes.CDLL, name: str, restype, *argtypes) -> None:
+    """Tell ctypes the types of a C function."""
     function = getattr(lib, name)
     function.restype, function.argtypes = restype, argtypes
 
@@ -105,45 +106,45 @@ def _bind(lib: ctypes.CDLL, directory: Path) -> None:
     i32, size_t, ptr, text = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
     try:
         # int32_t llama_lacache_abi(void);
-        _declare(lib, "llama_lacache_abi", i32)
+        declare(lib, "llama_lacache_abi", i32)
     except AttributeError as error:
         raise NativeError(f"the library in {directory} is a stock llama.cpp without LaCache; rebuild it") from error
     if (abi := lib.llama_lacache_abi()) != ABI:
         raise NativeError(f"the library in {directory} has LaCache ABI {abi}, this package needs {ABI}; rebuild it")
     # const char * llama_compact_status_str(int32_t status);
-    _declare(lib, "llama_compact_status_str", text, i32)
+    declare(lib, "llama_compact_status_str", text, i32)
     # const char * llama_memory_compact_reason(const struct llama_context * ctx);
-    _declare(lib, "llama_memory_compact_reason", text, ptr)
+    declare(lib, "llama_memory_compact_reason", text, ptr)
     # int32_t llama_memory_compact_n_layer(const struct llama_context * ctx);
-    _declare(lib, "llama_memory_compact_n_layer", i32, ptr)
+    declare(lib, "llama_memory_compact_n_layer", i32, ptr)
     # int32_t llama_memory_seq_n_cells(const struct llama_context * ctx, llama_seq_id seq_id);
-    _declare(lib, "llama_memory_seq_n_cells", i32, ptr, i32)
+    declare(lib, "llama_memory_seq_n_cells", i32, ptr, i32)
     # int32_t llama_memory_compact_n_head_kv(const struct llama_context * ctx);
-    _declare(lib, "llama_memory_compact_n_head_kv", i32, ptr)
+    declare(lib, "llama_memory_compact_n_head_kv", i32, ptr)
     # const char * llama_memory_compact_head_reason(const struct llama_context * ctx);
-    _declare(lib, "llama_memory_compact_head_reason", text, ptr)
+    declare(lib, "llama_memory_compact_head_reason", text, ptr)
     # int32_t llama_memory_seq_compact(struct llama_context * ctx, llama_seq_id seq_id,
     #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_head, int32_t n_kept);
-    _declare(lib, "llama_memory_seq_compact", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
+    declare(lib, "llama_memory_seq_compact", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
     # int32_t llama_memory_seq_thin(struct llama_context * ctx, llama_seq_id seq_id,
     #         const int32_t * keep, size_t n_keep, int32_t n_layer, int32_t n_head, int32_t n_kept);
-    _declare(lib, "llama_memory_seq_thin", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
+    declare(lib, "llama_memory_seq_thin", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
     # int32_t llama_memory_seq_turn(struct llama_context * ctx, llama_seq_id seq_id,
     #         const int32_t * turn, size_t n_turn, int32_t n_layer, int32_t n_head, llama_pos shift);
-    _declare(lib, "llama_memory_seq_turn", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
+    declare(lib, "llama_memory_seq_turn", i32, ptr, i32, ctypes.POINTER(i32), size_t, i32, i32, i32)
     floats = ctypes.POINTER(ctypes.c_float)
     # int32_t llama_memory_seq_score_keys(struct llama_context * ctx, llama_seq_id seq_id,
     #         int32_t first, float * scores, size_t n_scores);
-    _declare(lib, "llama_memory_seq_score_keys", i32, ptr, i32, i32, floats, size_t)
+    declare(lib, "llama_memory_seq_score_keys", i32, ptr, i32, i32, floats, size_t)
     # const char * llama_memory_query_reason(const struct llama_context * ctx);
-    _declare(lib, "llama_memory_query_reason", text, ptr)
+    declare(lib, "llama_memory_query_reason", text, ptr)
     # int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
-    _declare(lib, "llama_memory_set_n_query", i32, ptr, i32)
+    declare(lib, "llama_memory_set_n_query", i32, ptr, i32)
     # int32_t llama_memory_n_query(const struct llama_context * ctx, llama_seq_id seq_id);
-    _declare(lib, "llama_memory_n_query", i32, ptr, i32)
+    declare(lib, "llama_memory_n_query", i32, ptr, i32)
     # int32_t llama_memory_seq_score_attention(struct llama_context * ctx, llama_seq_id seq_id,
     #         float * scores, size_t n_scores);
-    _declare(lib, "llama_memory_seq_score_attention", i32, ptr, i32, floats, size_t)
+    declare(lib, "llama_memory_seq_score_attention", i32, ptr, i32, floats, size_t)
 
 
 # ---- compaction ----------------------------------------------------------------------------------------------------
@@ -299,51 +300,3 @@ def _log_callback(lib):
 
     _callbacks.append(callback)
     return callback
-
-
-# ---- devices -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Device:
-    """A compute device as ggml sees it; memory in bytes (0 = unknown)."""
-
-    name: str
-    description: str
-    type: str  # "cpu" | "gpu" | "igpu" | "accel" | "meta"
-    free_bytes: int
-    total_bytes: int
-
-
-def devices() -> list[Device]:
-    """All devices of the library's backends, with their free memory now."""
-    load()
-    ggml = ctypes.CDLL(str(_library(lib_dir(), "ggml")))
-    base = ctypes.CDLL(str(_library(lib_dir(), "ggml-base")))
-    size_t, ptr, text = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
-    # size_t ggml_backend_dev_count(void);  ggml_backend_dev_t ggml_backend_dev_get(size_t index);
-    _declare(ggml, "ggml_backend_dev_count", size_t)
-    _declare(ggml, "ggml_backend_dev_get", ptr, size_t)
-    # const char * ggml_backend_dev_name(dev);  ..._description(dev);  enum ggml_backend_dev_type ..._type(dev);
-    _declare(base, "ggml_backend_dev_name", text, ptr)
-    _declare(base, "ggml_backend_dev_description", text, ptr)
-    _declare(base, "ggml_backend_dev_type", ctypes.c_int, ptr)
-    # void ggml_backend_dev_memory(ggml_backend_dev_t device, size_t * free, size_t * total);
-    _declare(base, "ggml_backend_dev_memory", None, ptr, ctypes.POINTER(size_t), ctypes.POINTER(size_t))
-    kinds = ("cpu", "gpu", "igpu", "accel", "meta")
-    found = []
-    for index in range(ggml.ggml_backend_dev_count()):
-        dev = ggml.ggml_backend_dev_get(index)
-        free, total = size_t(0), size_t(0)
-        base.ggml_backend_dev_memory(dev, ctypes.byref(free), ctypes.byref(total))
-        kind = base.ggml_backend_dev_type(dev)
-        found.append(
-            Device(
-                base.ggml_backend_dev_name(dev).decode(),
-                base.ggml_backend_dev_description(dev).decode(),
-                kinds[kind] if kind < len(kinds) else "other",
-                free.value,
-                total.value,
-            )
-        )
-    return found

@@ -72,17 +72,17 @@ def _library() -> list[tuple[str, str]]:
 
 
 def _devices() -> list[tuple[str, str]]:
-    from lacache_gguf import native
+    from lacache_gguf import devices, native
 
     if native.load_error() is not None:
         raise _SkipCheck("unknown without the library")
     rows = []
-    for device in native.devices():
+    for device in devices.devices():
         memory = (
             f"{mib(device.free_bytes)} free of {mib(device.total_bytes)}" if device.total_bytes else "memory unknown"
         )
         rows.append(("device", f"{device.name} ({device.type}): {' '.join(device.description.split())}, {memory}"))
-    if shutil.which("nvidia-smi") and not any(device.type == "gpu" for device in native.devices()):
+    if shutil.which("nvidia-smi") and not any(device.type == "gpu" for device in devices.devices()):
         rows.append(
             ("hint", "an NVIDIA GPU may be here, unused; to build for it: CMAKE_ARGS=-DGGML_CUDA=on, then reinstall")
         )

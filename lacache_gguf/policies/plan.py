@@ -21,7 +21,7 @@ import numpy as np
 
 from lacache_gguf.errors import PolicyError
 
-ScoreKind = Literal["keydiff", "attention", "surprise"]
+ScoreKind = Literal["keydiff", "attention", "surprise", "age"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Need:
     kind     "keydiff": -cos(key, mean of all normalised keys), keys without their rotation (arXiv 2504.15364)
              "attention": the attention a cell got from the newest queries, averaged over them and the head's group
              "surprise": how unlikely the model found the cell's token, in nats, when it was fed
+             "age": minus the number of tokens that were fed after the cell's
     n_query  attention: how many of the newest queries vote, >= 1; else 0
     decay    attention: what was known before counts decay**n once n tokens more were fed (an exponential moving
              average; cells that came since start from 0); 0 <= decay < 1, and 0 = the newest queries alone decide

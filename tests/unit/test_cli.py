@@ -401,14 +401,14 @@ def test_models_path_and_list(lacache, model):
 @pytest.fixture
 def sound_machine(monkeypatch, model):
     """A machine on which doctor finds nothing wrong."""
-    from lacache_gguf import catalog, hub, native
+    from lacache_gguf import catalog, devices, hub, native
     from lacache_gguf.catalog import ResolvedModel
 
     monkeypatch.setattr(native, "load_error", lambda: None)
     monkeypatch.setattr(native, "lib_dir", lambda: Path("/opt/lib"))
     monkeypatch.setattr(native, "system_info", lambda: "AVX2 = 1 |")
-    device = native.Device("CUDA0", "A GPU", "gpu", 3 << 30, 8 << 30)
-    monkeypatch.setattr(native, "devices", lambda: [device])
+    device = devices.Device("CUDA0", "A GPU", "gpu", 3 << 30, 8 << 30)
+    monkeypatch.setattr(devices, "devices", lambda: [device])
     monkeypatch.setattr(catalog, "resolve", lambda _name: ResolvedModel(model, "m", "MIT", "catalog"))
     monkeypatch.setattr(catalog, "has_sha256", lambda *_: True)
     monkeypatch.setattr(hub, "cache_dir", lambda: model.parent / "hub")

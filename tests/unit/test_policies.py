@@ -301,9 +301,9 @@ def test_default_policies_are_valid_for_every_model_and_budget() -> None:
 def test_every_default_asks_for_less_than_the_one_before() -> None:
     asked = [(is_per_head(policy), {need.kind for need in needs_of(policy)}) for policy in default_policies(30, 1024)]
     assert asked == [
-        (True, {"keydiff", "attention", "surprise"}),
-        (False, {"keydiff", "attention", "surprise"}),
-        (False, {"keydiff", "surprise"}),
+        (True, {"keydiff", "attention", "surprise", "age"}),
+        (False, {"keydiff", "attention", "surprise", "age"}),
+        (False, {"keydiff", "surprise", "age"}),
         (False, set()),
     ]
 

@@ -99,7 +99,8 @@ def scored_golden(policy: str, settings: dict, view: dict) -> dict:
             else:
                 row = oracle.pooled(row, n_tail, settings["n_pool"]) if policy == "snapkv" else row
                 if policy == "salience":
-                    row = oracle.added_ranks([(1.0, row), (2.0, row), (settings["surprise"], row)], place=1.0)
+                    signs = [(1.0, row), (2.0, row), (settings["surprise"], row)]
+                    row = oracle.added_ranks(signs, place=1.0, fade=0.125, ages=row)
                 kept = oracle.drop_lowest(row, **known, n_tail=n_tail)
             keep[-1].append(kept)
     keep = keep if policy in PER_HEAD else [layer[0] for layer in keep]
