@@ -1,70 +1,14 @@
 // The picture of the memory: layers from top to bottom, text from left (old) to right (new), three magnifications.
 //
 // What it is: pure drawing on one canvas. `layout(width, nLayer)` says where the three bands stand, `Painter.draw` paints
-// a scene, `hit` says which tokens are under a point. What it does not know: the server, the DOM around it.
+// a scene (memory_scene.js) there, `hit` says which tokens are under a point. What it does not know: the server, the DOM
+// around it.
+
+import { N_STEPS, accents, colours, css, parse } from "./memory_colours.js";
+import { domain, tokensAt } from "./memory_scene.js";
 
 const GUTTER = 24; // px left of the bands, for the numbers of the layers
 const LABEL = 16; // px above and below a band, for its axis
-
-// Stops of the scale in OKLab lightness order: how much of a bin a layer holds. One hue family, so it reads in grey too.
-const SCALES = {
-  dark: { gone: "#20262b", stops: ["#22434b", "#1f6f78", "#2fa79f", "#7fd8b8", "#d2f7dc"], ember: "#ff9a4d", pin: "#c9a6ff" },
-  light: { gone: "#eceae4", stops: ["#d3e5e1", "#94c9c4", "#4399a0", "#176577", "#0b3247"], ember: "#e8590c", pin: "#6b3fb5" },
-};
-
-const N_STEPS = 256;
-const tables = {};
-
-function parse(hex) {
-  return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
-}
-
-function toLab(hex) {
-  const [r, g, b] = parse(hex).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-  const l = Math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b);
-  const m = Math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b);
-  const s = Math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b);
-  return [
-    0.2104542553 * l + 0.793617785 * m - 0.0040720468 * s,
-    1.9779984951 * l - 2.428592205 * m + 0.4505937099 * s,
-    0.0259040371 * l + 0.7827717662 * m - 0.808675766 * s,
-  ];
-}
-
-function fromLab([L, a, b]) {
-  const l = (L + 0.3963377774 * a + 0.2158037573 * b) ** 3;
-  const m = (L - 0.1055613458 * a - 0.0638541728 * b) ** 3;
-  const s = (L - 0.0894841775 * a - 1.291485548 * b) ** 3;
-  const linear = [
-    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
-    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
-  ];
-  return linear.map((c) => Math.round(255 * Math.min(1, Math.max(0, c <= 0.0031308 ? 12.92 * c : 1.055 * c ** (1 / 2.4) - 0.055))));
-}
-
-// 256 colours for shares 0 .. 255 of a theme, as [r, g, b]; 0 is "gone". Traces are lifted, so that one token in a
-// hundred is seen.
-export function colours(theme) {
-  if (tables[theme]) return tables[theme];
-  const { gone, stops } = SCALES[theme];
-  const labs = stops.map(toLab);
-  const table = [parse(gone).map((c) => Math.round(255 * c))];
-  for (let i = 1; i < N_STEPS; i++) {
-    const t = (i / (N_STEPS - 1)) ** 0.6 * (labs.length - 1);
-    const k = Math.min(labs.length - 2, Math.floor(t));
-    table.push(fromLab(labs[k].map((x, j) => x + (labs[k + 1][j] - x) * (t - k))));
-  }
-  return (tables[theme] = table);
-}
-
-export function accents(theme) {
-  return SCALES[theme];
-}
-
-export function css([r, g, b]) {
-  return `rgb(${r} ${g} ${b})`;
-}
 
 // Where the bands stand, in CSS pixels: {width, height, bands: {overview, recent, closeUp: {x, y, w, h}}}.
 export function layout(width, nLayer) {
@@ -92,43 +36,6 @@ export function hit(scene, at, x, y) {
     return tokensAt(scene, name, token);
   }
   return null;
-}
-
-// The bin of a band in which a token is, clamped to what was seen.
-export function tokensAt(scene, name, token) {
-  const [from] = domain(scene, name);
-  const size = name === "closeUp" ? 1 : scene[name].binSize;
-  const bounded = Math.max(0, from, Math.min(scene.nSeen - 1, token));
-  const first = Math.floor(bounded / size) * size;
-  return { band: name, first, last: Math.min(first + size, scene.nSeen), token: bounded };
-}
-
-// Tokens [from, to) that a band's left and right end stand for. The newest token is at the right end of the first two.
-export function domain(scene, name) {
-  if (name === "overview") return [0, scene.nSeen];
-  if (name === "recent") return [scene.nSeen - scene.nRecent, scene.nSeen];
-  return scene.closeUp ? [scene.closeUp.first, scene.closeUp.first + scene.nCloseUp] : [0, scene.nCloseUp];
-}
-
-// Which share of a bin is held, over all layers, 0 .. 1; of a single token of the close-up also in how many layers, and
-// by how many of all heads.
-export function heldOf(scene, name, first) {
-  const { nLayer, nHead } = scene;
-  let n = 0;
-  if (name === "closeUp") {
-    const { kept, pieces, first: start } = scene.closeUp;
-    let nLayers = 0;
-    for (let il = 0; il < nLayer; il++) {
-      const nHere = kept[il * pieces.length + first - start];
-      n += nHere;
-      nLayers += nHere > 0;
-    }
-    return { share: n / (nLayer * nHead), nLayers, nHeads: n };
-  }
-  const strip = scene[name];
-  const bin = Math.floor((first - strip.first) / strip.binSize);
-  for (let il = 0; il < nLayer; il++) n += strip.rows[scene.rowOf[il] * strip.nBins + bin] || 0;
-  return { share: n / (255 * nLayer) };
 }
 
 export class Painter {

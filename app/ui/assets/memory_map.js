@@ -3,54 +3,19 @@
 //
 // Asks four times a second while the model works, seldom while it rests, never while the page is hidden.
 
-import { Painter, accents, colours, css, domain, heldOf, hit, layout, tokensAt } from "./memory_draw.js";
+import { accents, colours, css, skinOf } from "./memory_colours.js";
+import { Painter, hit, layout } from "./memory_draw.js";
+import { MARKUP } from "./memory_markup.js";
+import { N_CLOSE_UP, bytes, domain, dropped, heldOf, isInCloseUp, sceneOf, tokensAt } from "./memory_scene.js";
+import { WORDS, heldText, mib, number, story } from "./memory_words.js";
 
-const ASSETS = new URL(".", import.meta.url);
 const NEWS = "/lacache/memory";
-const N_CLOSE_UP = 64; // tokens that are shown one by one
 const BUSY_MS = 250;
 const IDLE_MS = 1000;
 const LOST_MS = 4000;
 const FRAME_MS = 125;
 const FADE = 0.68; // of the glow is left after each frame
 const SAY_MS = 30000; // between two spoken summaries during a long read
-
-const WORDS = { empty: "no model loaded", idle: "resting", loading: "loading the model", busy: "working" };
-
-const MARKUP = `
-<link rel="stylesheet" href="${new URL("memory_map.css", ASSETS)}">
-<section class="panel" aria-labelledby="title">
-  <header><h2 id="title">Memory</h2><span class="state" data-state="empty"></span></header>
-  <div id="memory-gauge" class="gauge" role="meter" aria-label="Cells in use" aria-valuemin="0" aria-valuenow="0" aria-valuemax="0">
-    <div class="track"><div class="fill"></div></div>
-    <div class="numbers"><span class="cells"></span><span class="bytes"></span></div>
-  </div>
-  <dl>
-    <div><dt>tokens seen</dt><dd class="seen">0</dd></div>
-    <div><dt>per second</dt><dd class="speed">–</dd></div>
-    <div><dt>compactions</dt><dd class="compactions">0</dd></div>
-    <div><dt>a full cache</dt><dd class="full">–</dd></div>
-  </dl>
-  <div class="picture">
-    <canvas id="memory-map" role="img" tabindex="0" aria-label="Memory map: nothing has been read yet." aria-describedby="keys"></canvas>
-    <div class="tip" role="tooltip" hidden></div>
-    <div class="empty"><p><b>Nothing read yet.</b></p><p>Send a message or drop in a document: this picture then shows, while it happens,
-      which layers of the model still hold which part of the text. The newest text enters at the right; when the memory is full, what is
-      older is thinned, in different layers at different places.</p></div>
-  </div>
-  <p class="text" aria-hidden="true"></p>
-  <p class="story"></p>
-  <div class="legend" aria-hidden="true">
-    <span class="scale"><i></i><span>nothing</span><span>a trace</span><span>half</span><span>all of it</span></span>
-    <span><i class="ember"></i>just let go</span><span><i class="pin"></i>pinned, never thinned</span>
-  </div>
-  <p id="keys" class="spoken">Arrow keys move a cursor over the picture and read the text there; up and down change the magnification.</p>
-  <p class="spoken said" aria-live="polite"></p>
-</section>`;
-
-const number = (n) => Math.round(n).toLocaleString();
-const mib = (n) => (n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(2)} GiB` : `${(n / 2 ** 20).toFixed(1)} MiB`);
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 class MemoryMapElement extends HTMLElement {
   connectedCallback() {
@@ -116,49 +81,14 @@ class MemoryMapElement extends HTMLElement {
   take(news) {
     const before = this.scene;
     this.revision = news.revision;
-    const strip = ({ first, bin_size, n_bins, rows }) => ({ first, binSize: bin_size, nBins: n_bins, rows: bytes(rows) });
-    const isSame = before && before.news.model === news.model && before.nSeen <= news.n_seen;
-    this.scene = {
-      news,
-      nSeen: news.n_seen,
-      nLayer: news.n_layer,
-      nHead: news.n_head,
-      nRecent: 2 * news.n_ctx,
-      nCloseUp: N_CLOSE_UP,
-      nFirstWhole: news.n_first_whole,
-      nNewestWhole: news.n_newest_whole,
-      rowOf: news.row_of,
-      overview: strip(news.overview),
-      recent: strip(news.recent),
-      closeUp: isSame ? before.closeUp : null,
-    };
-    if (!isSame) this.cursor = null;
-    if (isSame && !this.quiet.matches) this.scene.glow = this.dropped(before, this.scene);
+    this.scene = sceneOf(news, before);
+    if (!this.scene.isSame) this.cursor = null;
+    else if (!this.quiet.matches) this.scene.glow = dropped(before, this.scene);
     if (!before || before.nLayer !== this.scene.nLayer) this.relayout();
     this.numbers();
     this.look();
     this.paint();
     if (this.scene.glow) this.fade();
-  }
-
-  // What the layers let go since the last look, 0 .. 1 [n_layer x n_bins], added to what still glows.
-  dropped(before, now) {
-    const [old, fresh] = [before.recent, now.recent];
-    if (old.binSize !== fresh.binSize || before.nLayer !== now.nLayer) return null;
-    const glow = new Float32Array(now.nLayer * fresh.nBins);
-    const shift = (fresh.first - old.first) / fresh.binSize;
-    let most = 0;
-    for (let il = 0; il < now.nLayer; il++) {
-      for (let k = 0; k < fresh.nBins && k + shift < old.nBins; k++) {
-        if (k + shift < 0) continue;
-        const gone = (old.rows[before.rowOf[il] * old.nBins + k + shift] - fresh.rows[now.rowOf[il] * fresh.nBins + k]) / 255;
-        const left = before.glow ? before.glow[il * old.nBins + k + shift] : 0;
-        const value = Math.min(1, Math.max(left, gone > 0 ? 0.4 + gone : 0));
-        glow[il * fresh.nBins + k] = value;
-        most = Math.max(most, value);
-      }
-    }
-    return most > 0 ? glow : null;
   }
 
   fade() {
@@ -187,7 +117,7 @@ class MemoryMapElement extends HTMLElement {
     const now = performance.now();
     if ((wasBusy && state === "idle") || (state === "busy" && now - this.saidAt > SAY_MS)) {
       this.saidAt = now;
-      this.parts.said.textContent = this.story();
+      this.parts.said.textContent = story(this.scene?.news);
     }
   }
 
@@ -206,21 +136,8 @@ class MemoryMapElement extends HTMLElement {
     gauge.ariaValueText = `${this.parts.cells.textContent}, ${this.parts.bytes.textContent}`;
     this.parts.empty.hidden = news.n_seen > 0;
     if (!news.n_seen) this.parts.text.replaceChildren();
-    const story = this.story();
-    set("story", story);
-    this.canvas.setAttribute("aria-label", `Memory map. ${story}`);
-  }
-
-  story() {
-    const news = this.scene?.news;
-    if (!news || !news.n_seen) return "Nothing has been read yet.";
-    if (news.n_first_whole >= news.n_seen) return `All ${number(news.n_seen)} tokens read so far are held in every layer.`;
-    const rest = news.n_traced - news.n_first_whole - news.n_newest_whole;
-    const start = news.n_first_whole ? `the first ${number(news.n_first_whole)} and ` : "";
-    return (
-      `Of ${number(news.n_seen)} tokens read, every layer still holds ${start}the newest ${number(news.n_newest_whole)}; ` +
-      `of ${number(Math.max(0, rest))} between them, some layers do.`
-    );
+    set("story", story(news));
+    this.canvas.setAttribute("aria-label", `Memory map. ${story(news)}`);
   }
 
   // ---- the cursor ------------------------------------------------------------------------------------------------
@@ -230,13 +147,8 @@ class MemoryMapElement extends HTMLElement {
     const box = this.canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
     const at = hit(this.scene, this.at, x, y);
-    if (!at || (at.band === "closeUp" && !this.isInCloseUp(at))) return this.leave();
+    if (!at || (at.band === "closeUp" && !isInCloseUp(this.scene, at))) return this.leave();
     this.move(at, x);
-  }
-
-  isInCloseUp({ first }) {
-    const closeUp = this.scene.closeUp;
-    return closeUp && first >= closeUp.first && first < closeUp.first + closeUp.pieces.length;
   }
 
   key(event) {
@@ -262,7 +174,7 @@ class MemoryMapElement extends HTMLElement {
 
   async move(at, x) {
     this.cursor = at;
-    if (at.band !== "closeUp" || !this.isInCloseUp(at)) await this.look();
+    if (at.band !== "closeUp" || !isInCloseUp(this.scene, at)) await this.look();
     if (this.cursor !== at) return;
     this.paint();
     this.tooltip(at, x);
@@ -280,7 +192,7 @@ class MemoryMapElement extends HTMLElement {
   async look() {
     const { scene, cursor } = this;
     if (!scene?.nSeen) return;
-    const isAtRest = cursor?.band === "closeUp" && this.isInCloseUp(cursor);
+    const isAtRest = cursor?.band === "closeUp" && isInCloseUp(this.scene, cursor);
     const middle = cursor ? cursor.token : scene.nSeen - scene.nNewestWhole - N_CLOSE_UP / 4;
     const start = isAtRest ? scene.closeUp.first : Math.round(middle - N_CLOSE_UP / 2);
     const first = Math.max(0, Math.min(scene.nSeen - N_CLOSE_UP, start));
@@ -322,22 +234,12 @@ class MemoryMapElement extends HTMLElement {
     );
   }
 
-  // What is held of the tokens at a place; of a single one in how many layers.
-  held(at) {
-    const { nLayer, nHead } = this.scene;
-    const isOne = at.last - at.first === 1 && this.isInCloseUp(at);
-    const { share, nLayers, nHeads } = heldOf(this.scene, isOne ? "closeUp" : at.band, at.first);
-    if (isOne) return `kept in ${nLayers} of ${nLayer} layers${nHead > 1 ? `, by ${nHeads} of ${nLayer * nHead} heads` : ""}`;
-    if (share === 0 || share === 1) return share ? "all of it kept" : "nothing of it kept";
-    return `${Math.max(1, Math.min(99, Math.round(100 * share)))} % kept`;
-  }
-
   tooltip(at, x) {
     const { scene } = this;
     const { closeUp } = scene;
     const range = at.last - at.first > 1 ? `Tokens ${number(at.first)} to ${number(at.last - 1)}` : `Token ${number(at.first)}`;
-    const held = this.held(at);
-    const text = this.isInCloseUp({ first: at.token })
+    const held = heldText(scene, at);
+    const text = isInCloseUp(this.scene, { first: at.token })
       ? closeUp.pieces.slice(Math.max(0, at.token - closeUp.first - 8), at.token - closeUp.first + 9).join("").replace(/\s+/g, " ").trim()
       : "";
     const tip = this.parts.tip;
@@ -372,16 +274,7 @@ class MemoryMapElement extends HTMLElement {
     const isDark = document.body.classList.contains("dark") || document.documentElement.classList.contains("dark");
     const theme = isDark ? "dark" : "light";
     this.dataset.theme = theme;
-    const style = getComputedStyle(this);
-    const colour = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
-    this.skin = {
-      theme,
-      ink: colour("--lc-text", isDark ? "#e7eaec" : "#1d2226"),
-      muted: colour("--lc-muted", isDark ? "#a2abb3" : "#586069"),
-      surface: colour("--lc-surface", isDark ? "#1a1e21" : "#ffffff"),
-      funnel: isDark ? "rgb(160 200 205 / .09)" : "rgb(10 90 100 / .07)",
-      font: style.fontFamily || "system-ui",
-    };
+    this.skin = skinOf(theme, getComputedStyle(this));
     const table = colours(theme);
     const { ember, pin } = accents(theme);
     const stops = [1, 16, 64, 128, 255].map((share, k) => `${css(table[share])} ${14 + 21.5 * k}%`);
