@@ -24,15 +24,15 @@ from lacache_gguf.errors import LacacheError, UsageError
 CANDIDATES = (
     # the most promising first: what there is no time for is left out from the end
     "salience:pos=0",
-    "salience:place=2",
+    "salience:fade=0.1",
     "salience:pos=2048",
     "salience:surprise=0",
-    "salience:place=0.5",
+    "salience:fade=0.5",
     "salience:recent=50%",
     "salience:attention=1",
     "salience:pos=4096",
     "salience:heads=layer",
-    "salience:keydiff=0,place=2",
+    "salience:keydiff=0",
     "scored_ladder:score=attention,heads=each",
     "scored_ladder:score=keydiff",
     "ladder",

@@ -4,10 +4,9 @@ The idea: three signs say that a token will be needed, and each misses what anot
 can be picked out by a later query (KeyDiff). What was attended to lately is attended to again. And a token that the
 model could foretell adds nothing to what the memory holds, while a surprising one (a name, a number, a turn) is what it
 cannot restore: the loss is known anyway wherever a next token is predicted. The signs have no common unit, so each
-ranks the cells and the ranks are added, attention's twice; the cell's place is added too, so that old text fades. What
-stands out most would stay for ever all the same, and after many thousand tokens the memory would be full of it: so a
-cell also loses a rank with every eight tokens. Every KV head keeps cells of its own between the sinks and a recent
-window of a quarter of the cells.
+ranks the cells and the ranks are added, attention's twice. What stands out most would stay for ever, and after many
+thousand tokens the memory would be full of it, so a cell loses a rank with every four tokens. Every KV head keeps cells
+of its own between the sinks and a recent window of a quarter of the cells.
 Sources: KeyDiff, arXiv 2504.15364, section 3; averaged attention, Cascading KV cache, arXiv 2406.17808, section 3; the
 rest is measured in docs/quality-log.md.
 
@@ -34,9 +33,9 @@ class Salience(Scored):
     """Drop the cells whose ranks add up to least; every KV head its own by default.
 
     n_recent                    newest cells that never go; None = a quarter of the cells in use
-    keydiff, attention,         weights of the four ranks, >= 0 and not all 0; one of 0 is never asked for
-    surprise, place
-    fade                        ranks that a cell loses per token that was fed after its own, >= 0
+    keydiff, attention,         weights of the three ranks, >= 0; one of 0 is never asked for
+    surprise
+    fade                        ranks that a cell loses with every token that is fed after its own, >= 0; not all are 0
     n_query, decay              of the attention score, see `Need`
     """
 
@@ -45,8 +44,7 @@ class Salience(Scored):
     keydiff: float = 1.0
     attention: float = 2.0
     surprise: float = 1.0
-    place: float = 1.0
-    fade: float = 0.125
+    fade: float = 0.25
     n_query: int = 16
     decay: float = 0.997
 
@@ -54,7 +52,7 @@ class Salience(Scored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = {name: getattr(self, name) for name in ("keydiff", "attention", "surprise", "place", "fade")}
+        weights = {name: getattr(self, name) for name in ("keydiff", "attention", "surprise", "fade")}
         for name, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < np.inf:
                 raise PolicyError(f"{self.name}: the weight {name} must be a number of at least 0, got {weight!r}")
@@ -75,7 +73,6 @@ class Salience(Scored):
     def ranking(self, view: View) -> np.ndarray:
         """float32 [n_layer, 1 or n_head_kv, n_cells]: weighted ranks, each from 0 to n_cells - 1, less the age."""
         total = np.zeros((view.n_layer, view.n_head_kv if self.is_per_head else 1, view.n_cells), dtype=np.float32)
-        total += np.float32(self.place) * np.arange(view.n_cells, dtype=np.float32)
         for need in self.needs:
             scores = scores_of(view, need, self.heads)
             if need.kind == "age":

@@ -50,14 +50,14 @@ def pooled(scores: list[float], n_tail: int, width: int) -> list[float]:
     return [max(scores[max(0, i - half) : min(n, i + half + 1)]) for i in range(n)] + scores[n:]
 
 
-def added_ranks(rows: list[tuple[float, list[float]]], place: float, fade: float, ages: list[float]) -> list[float]:
-    """For every cell its weighted ranks, added up: (weight, scores) of one row, `place` times the cell's number, and
-    `fade` times what `ages` says of it, a negative number.
+def added_ranks(rows: list[tuple[float, list[float]]], fade: float, ages: list[float]) -> list[float]:
+    """For every cell its weighted ranks, added up: (weight, scores) of one row, and `fade` times what `ages` says of
+    it, a negative number.
 
-    >>> added_ranks([(1, [7, 7, 3]), (2, [0, 5, 9])], place=0.5, fade=0.25, ages=[-8, -1, 0])
-    [-1.0, 4.25, 5.0]
+    >>> added_ranks([(1, [7, 7, 3]), (2, [0, 5, 9])], fade=0.25, ages=[-8, -1, 0])
+    [-1.0, 3.75, 4.0]
     """
-    totals = [place * cell + fade * age for cell, age in enumerate(ages)]
+    totals = [fade * age for age in ages]
     for weight, scores in rows:
         for cell, score in enumerate(scores):
             rank = sum(other < score for other in scores) + sum(other == score for other in scores[:cell])

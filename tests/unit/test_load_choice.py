@@ -133,7 +133,7 @@ def test_what_was_set_is_shown_again(mib, policy):
     [
         (None, DEFAULT),
         (Salience(), Choice("smollm2-135m", 22.5, "salience")),
-        (Salience(n_query=64, place=0.25), Choice("smollm2-135m", 22.5, "salience:place=0.25,query=64")),
+        (Salience(n_query=64, fade=0.5), Choice("smollm2-135m", 22.5, "salience:fade=0.5,query=64")),
         (Salience(n_recent=99, heads="layer"), Choice("smollm2-135m", 22.5, "salience", recent=99, heads="layer")),
         (Ladder(15, n_recent=512), LADDER),
         (Ladder(15), Choice("smollm2-135m", 22.5, "ladder:recent=none")),

@@ -90,7 +90,7 @@ def test_the_full_reference_slides_beyond_the_trained_context() -> None:
         ("ladder:k=q8_0,v=q4_0", "Ladder, K q8_0, V q4_0"),
         ("sink_window:sink=16", "Window, sink 16"),
         ("keydiff:recent=25%,heads=layer", "KeyDiff, recent 25%, heads layer"),
-        ("salience:query=64,place=0.25", "Salience, place 0.25, query 64"),
+        ("salience:query=64,fade=0.5", "Salience, fade 0.5, query 64"),
         (
             "scored-ladder:score=attention,heads=each,recent=64",
             "Scored ladder, recent 64, heads each, score attention",

@@ -147,13 +147,13 @@ WEIGHTS = st.sampled_from([0.0, 0.5, 1.0, 3.0])  # multiples of a half: sums of 
 
 
 @MANY
-@given(st.fixed_dictionaries(SIZES), st.tuples(WEIGHTS, WEIGHTS, WEIGHTS, WEIGHTS, WEIGHTS), st.data())
+@given(st.fixed_dictionaries(SIZES), st.tuples(WEIGHTS, WEIGHTS, WEIGHTS, WEIGHTS), st.data())
 def test_salience_drops_what_the_oracle_drops(
     case: dict[str, Any], weights: tuple[float, ...], data: st.DataObject
 ) -> None:
     kinds = ("keydiff", "attention", "surprise")
-    weights = weights if any(weights) else (1.0, 0.0, 0.0, 0.0, 0.0)
-    named = dict(zip((*kinds, "place", "fade"), weights, strict=True))
+    weights = weights if any(weights) else (1.0, 0.0, 0.0, 0.0)
+    named = dict(zip((*kinds, "fade"), weights, strict=True))
     policy = Salience(case["n_sink"], case["n_recent"] or 5, case["heads"], **named)
     case = {**case, "n_recent": policy.n_recent}
     view, known = case_of(policy, case, data, 1)
@@ -169,7 +169,7 @@ def test_salience_drops_what_the_oracle_drops(
     expected = []
     for il in range(view.n_layer):
         rows = [[(weights[k], by_kind[kind][il][i]) for k, kind in enumerate(kinds)] for i in range(n_rows)]
-        totals = [oracle.added_ranks(row, *weights[3:], old[il][i]) for i, row in enumerate(rows)]
+        totals = [oracle.added_ranks(row, weights[3], old[il][i]) for i, row in enumerate(rows)]
         expected.append([oracle.drop_lowest(row, **known) for row in totals])
     assert policy.plan(view).keep.tolist() == in_shape(expected, policy.heads)
 
@@ -186,11 +186,11 @@ def test_salience_asks_only_for_what_has_a_weight() -> None:
     assert [need.kind for need in Salience().needs] == ["keydiff", "attention", "surprise", "age"]
     assert [need.kind for need in Salience(attention=0, fade=0).needs] == ["keydiff", "surprise"]
     assert Salience(n_recent=None).recent(1024) == 256
-    for wrong in ({"surprise": -1}, {"keydiff": float("nan")}, {"place": float("inf")}, {"attention": "much"}):
+    for wrong in ({"surprise": -1}, {"keydiff": float("nan")}, {"fade": float("inf")}, {"attention": "much"}):
         with pytest.raises(PolicyError, match=f"weight {next(iter(wrong))}"):
             Salience(**wrong)
     with pytest.raises(PolicyError, match="all weights are 0"):
-        Salience(keydiff=0, attention=0, surprise=0, place=0, fade=0)
+        Salience(keydiff=0, attention=0, surprise=0, fade=0)
 
 
 def test_random_draws_other_lots_every_time_and_with_every_seed() -> None:
@@ -259,7 +259,7 @@ PICTURES = {
     H2O(n_recent=8): ("h2o", "head", 4),
     TOVA(): ("tova", "layer", 6),
     SnapKV(n_recent=4, n_pool=3): ("snapkv", "head", 5),
-    Salience(n_sink=2, n_recent=4, attention=0, surprise=0, place=0, fade=0): ("salience", "head", 5),
+    Salience(n_sink=2, n_recent=4, attention=0, surprise=0, fade=0): ("salience", "head", 5),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lacache_gguf.errors import LacacheError, UsageError
 from lacache_gguf.memory import Memory
-from lacache_gguf.policies import KeyDiff, Need, Plan, ScoredLadder, View
+from lacache_gguf.policies import KeyDiff, Need, Plan, Salience, ScoredLadder, View
 
 
 class Heads:
@@ -212,6 +213,26 @@ def test_keydiff_keeps_nothing_between_plans():
     assert asked == [(Need("keydiff"), 0)] * memory.n_compactions
     assert set(arrays) == {"held"}
     memory.restore(counters, arrays)
+
+
+@pytest.mark.parametrize("heads", ["layer", "each"])
+def test_a_memory_knows_itself_how_old_its_cells_are(heads):
+    policy = Salience(n_recent=8, heads=heads, keydiff=0, attention=0, surprise=0, fade=1)
+    shown = []
+    spy = SimpleNamespace(
+        name="spy", needs=policy.needs, is_per_head=policy.is_per_head, check=policy.check,
+        n_free_max=policy.n_free_max, plan=lambda view: shown.append(view.scores["age"].copy()) or policy.plan(view),
+    )  # fmt: skip
+    memory = Memory(spy, 2, 64, lambda keep: None, n_head_kv=3)
+    for _ in range(40):
+        held, n_seen, n = memory.held.copy(), memory.n_seen, len(shown)
+        memory.make_room(4)
+        if len(shown) > n:
+            ages = (held - (n_seen - 1)).reshape(2, -1, held.shape[1])
+            np.testing.assert_array_equal(shown[-1], np.broadcast_to(ages, (2, 3, held.shape[1])))
+        memory.advance(4)
+    assert memory.n_compactions > 2
+    assert memory.held[:, 4:].min() == memory.n_seen - memory.n_cells + 4, "only the newest are left behind the sinks"
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])

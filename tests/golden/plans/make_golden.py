@@ -100,7 +100,7 @@ def scored_golden(policy: str, settings: dict, view: dict) -> dict:
                 row = oracle.pooled(row, n_tail, settings["n_pool"]) if policy == "snapkv" else row
                 if policy == "salience":
                     signs = [(1.0, row), (2.0, row), (settings["surprise"], row)]
-                    row = oracle.added_ranks(signs, place=1.0, fade=0.125, ages=row)
+                    row = oracle.added_ranks(signs, fade=0.25, ages=row)
                 kept = oracle.drop_lowest(row, **known, n_tail=n_tail)
             keep[-1].append(kept)
     keep = keep if policy in PER_HEAD else [layer[0] for layer in keep]
