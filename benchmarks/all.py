@@ -3,7 +3,7 @@
 A summary of all checks is printed at the end and is the last thing on stdout but one JSON line; the exit status is 1
 if a benchmark did not finish. Let the machine be idle otherwise: two threads on two cores notice a third.
 
-    python benchmarks/all.py                           # about 45 minutes on 2 cores, plus 4 for the stock library
+    python benchmarks/all.py                           # about 50 minutes on 2 cores, plus 4 for the stock library
     python benchmarks/all.py --only parity speed
     python benchmarks/all.py --quick                   # does everything still run? stores nothing
 """
@@ -22,7 +22,7 @@ from common import parser, progress, table
 from stock import add_option, find_or_build
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("parity", "speed", "compaction", "context_shift", "drift", "endurance", "app_overhead")
+NAMES = ("parity", "speed", "compaction", "policy_cost", "context_shift", "drift", "endurance", "app_overhead")
 USES_STOCK = ("speed", "context_shift")
 
 
