@@ -1,7 +1,6 @@
 """What ggml can compute on: the CPU and the GPUs that the library was built for, with their free memory now.
 
-    for device in devices():
-        print(device.name, device.free_bytes)
+    free = {device.name: device.free_bytes for device in devices()}
 """
 
 from __future__ import annotations
