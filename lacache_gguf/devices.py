@@ -1,5 +1,7 @@
 """What ggml can compute on: the CPU and the GPUs that the library was built for, with their free memory now.
 
+The list is ggml's own; a device that needs a library of its own (CUDA, Vulkan) is there if our build has it.
+
     free = {device.name: device.free_bytes for device in devices()}
 """
 
