@@ -87,7 +87,7 @@ def find_calibration(folder: Path, fingerprint: str, n_ctx: int) -> Calibration 
 
 
 def calibrated_policy(
-    model: Path, layers_and_cells: Callable[[], tuple[int, int]], type_k: str = "f16"
+    model: Path, layers_and_cells: Callable[[], tuple[int, int]], type_k: str = "f16", type_v: str = "f16"
 ) -> tuple[Policy, str] | None:
     """The policy that was found for a model file and a budget, and a line that says so; None without a finding.
 
@@ -113,7 +113,7 @@ def calibrated_policy(
         n_layer, n_ctx = layers_and_cells()
         if (found := find_calibration(folder, name, n_ctx)) is None:
             return None
-        return _checked(found, model, n_layer, n_ctx, type_k), found.sentence
+        return _checked(found, model, n_layer, n_ctx, type_k, type_v), found.sentence
     except (LacacheError, OSError) as error:
         _log.warning("the stored calibration of %s is not used: %s", model.name, error)
         return None
@@ -136,11 +136,11 @@ def calibrated_for(settings: EngineSettings) -> Policy | None:
         bought = parse_size(str(given)) if given else Size()
         return layers_and_cells(path, bought, settings.n_ubatch, settings.type_k, settings.type_v)
 
-    found = calibrated_policy(path, size, settings.type_k)
+    found = calibrated_policy(path, size, settings.type_k, settings.type_v)
     return found[0] if found else None
 
 
-def _checked(found: Calibration, model: Path, n_layer: int, n_ctx: int, type_k: str) -> Policy:
+def _checked(found: Calibration, model: Path, n_layer: int, n_ctx: int, type_k: str, type_v: str) -> Policy:
     """The policy of a finding, checked as the engine does. Raises LacacheError."""
     from lacache_app.memory_spec import parse_memory
 
@@ -149,7 +149,7 @@ def _checked(found: Calibration, model: Path, n_layer: int, n_ctx: int, type_k: 
     from lacache_gguf.model_memory import check_policy
 
     policy = parse_memory(found.memory).make_policy(n_layer, n_ctx)
-    check_policy(policy, n_layer, n_ctx, type_k, KvGeometry.from_metadata(read_header(model).metadata).n_ctx_train)
+    check_policy(policy, KvGeometry.from_metadata(read_header(model).metadata), n_layer, n_ctx, type_k, type_v)
     return policy
 
 

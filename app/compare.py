@@ -260,7 +260,7 @@ def _policy(contender: MemorySpec, path: Path, n_layer: int, n_ctx: int) -> Poli
 
     if contender.policy != DEFAULT:
         return contender.make_policy(n_layer, n_ctx)
-    found = calibrated_policy(path, lambda: (n_layer, n_ctx), contender.type_k)
+    found = calibrated_policy(path, lambda: (n_layer, n_ctx), contender.type_k, contender.type_v)
     return found[0] if found else None
 
 

@@ -26,7 +26,7 @@ from lacache_gguf.errors import UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
 from lacache_gguf.model_memory import check_policy
-from lacache_gguf.policies import Full, Policy, n_pos_of
+from lacache_gguf.policies import Full, Policy, is_per_head, n_pos_of
 
 FLASH = {"auto": None, "on": True, "off": False}
 _BUDGET_MAX_BYTES = 64 << 30
@@ -119,7 +119,10 @@ def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
     given = {name: getattr(choice, field) for field, name in POLICY_FIELDS.items() if name in known}
     settings = {**dict(spec.settings), **{name: value for name, value in given.items() if value is not None}}
     policy = make_policy(spec.policy, settings, shape.n_plan_layers, n_cells)
-    check_policy(policy, shape.n_plan_layers, n_cells, choice.type_k, shape.geometry.n_ctx_train)
+    can_part = shape.geometry.heads_can_part(choice.type_k, choice.type_v)
+    if spec.policy == DEFAULT and is_per_head(policy) and not can_part:
+        policy = dataclasses.replace(policy, heads="layer")  # type: ignore[type-var]  # as the engine falls back
+    check_policy(policy, shape.geometry, shape.n_plan_layers, n_cells, choice.type_k, choice.type_v)
     return policy
 
 

@@ -91,7 +91,8 @@ def with_calibration(
 
     if settings["policy"] is not None:
         return settings
-    found = calibrated_policy(model.path, lambda: _layers_and_cells(args, model), args.cache_type_k)
+    types = args.cache_type_k, args.cache_type_v
+    found = calibrated_policy(model.path, lambda: _layers_and_cells(args, model), *types)
     if found is None:
         return settings
     terminal.note(f"{found[1]}; --policy chooses another")

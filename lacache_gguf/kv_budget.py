@@ -124,6 +124,14 @@ class KvGeometry:
         n_window = n_cells if swa_full else _round_up(min(n_cells, self.n_swa + n_ubatch))
         return sum((n_window if layer.is_swa else n_cells) * _row_bytes(layer, type_k, type_v) for layer in self.layers)
 
+    def heads_can_part(self, type_k: str, type_v: str) -> bool:
+        """True if every KV head may keep cells of its own: all layers with full attention have as many, and a head's
+        row is a whole number of 4-byte words (patches/overlay/src/llama-kv-compact-reason.cpp)."""
+        layers = [layer for layer in self.layers if not layer.is_swa]
+        sizes = {row_size(layer.n_embd_head_k, type_k, layer.n_embd_head_k) for layer in layers}
+        sizes |= {row_size(layer.n_embd_head_v, type_v, layer.n_embd_head_v) for layer in layers}
+        return len({layer.n_head_kv for layer in layers}) == 1 and all(size % 4 == 0 for size in sizes)
+
     def cells_for(
         self,
         budget_bytes: int,

@@ -4,7 +4,7 @@ A model may refuse to forget selectively, to let its heads part or to have its q
 why. Every refusal here says what to do instead.
 
     memory = make_memory("smollm2-135m", context, 30, policy=None, n_ctx=1024, type_k="f16", surprise=surprise)
-    check_policy(Ladder(span=15), n_layer=30, n_ctx=1024, type_k="f16", n_ctx_train=8192)  # before there is a model
+    check_policy(Ladder(span=15), geometry, n_layer=30, n_ctx=1024)  # before there is a model
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lacache_gguf import native
 from lacache_gguf.context import Context
 from lacache_gguf.errors import PolicyError, UnsupportedModel
 from lacache_gguf.key_wear import check_key_wear
+from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import Full, Need, Policy, default_policies, is_per_head, needs_of
 
@@ -70,10 +71,18 @@ def make_memory(
     )
 
 
-def check_policy(policy: Policy, n_layer: int, n_ctx: int, type_k: str, n_ctx_train: int) -> None:
-    """Raise PolicyError if no memory of `n_ctx` cells can have this policy and K type, whatever the model gives."""
+def check_policy(
+    policy: Policy, geometry: KvGeometry, n_layer: int, n_ctx: int, type_k: str = "f16", type_v: str = "f16"
+) -> None:
+    """Raise PolicyError if no memory of `n_ctx` cells of such a model can have this policy and KV types, as far as the
+    model's header tells."""
+    if is_per_head(policy) and not geometry.heads_can_part(type_k, type_v):
+        raise PolicyError(
+            f"{policy.name}: the KV heads of this model cannot part with K in {type_k}, V in {type_v}; use heads="
+            '"layer" (--heads layer) or --policy ladder'
+        )
     check_freed = partial(check_key_wear, type_k, n_ctx)
-    Memory(policy, n_layer, n_ctx, lambda keep: None, check_freed, n_ctx_train=n_ctx_train or 1 << 24)
+    Memory(policy, n_layer, n_ctx, lambda keep: None, check_freed, n_ctx_train=geometry.n_ctx_train or 1 << 24)
 
 
 def _no_scores(context: Context, policy: Policy) -> str | None:

@@ -12,6 +12,8 @@ from reference.kv_oracle import attention_layers
 from reference.tiny_forward import TinyForward
 
 from lacache_gguf import native
+from lacache_gguf.gguf_header import read_header
+from lacache_gguf.kv_budget import KvGeometry
 
 pytestmark = pytest.mark.native
 
@@ -58,6 +60,8 @@ def test_heads_that_share_a_block_or_a_word_are_refused(name, kind, tiny, rng):
     """32 elements of q8_0 are 34 bytes: not a whole number of 32-bit words. What is not refused is right."""
     n_values, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]]
     options = {"type_k": kind, "type_v": kind, "flash_attn": True}
+    geometry = KvGeometry.from_metadata(read_header(tiny(name, n_head_kv=2)).metadata)
+    assert geometry.heads_can_part(kind, kind) == (int(name[8:]) // n_values * n_bytes % 4 == 0)
     if int(name[8:]) // n_values * n_bytes % 4 == 0:
         compacted(tiny(name, n_head_kv=2), rng, **options)
         return
@@ -187,4 +191,5 @@ def test_different_numbers_of_heads_are_refused(tiny, rng):
     with Llm(tiny("openelm")) as llm:
         llm.decode(rng.integers(0, llm.n_vocab, 20))
         assert "different numbers" in native.compact_head_reason(llm.ctx)
+        assert not KvGeometry.from_metadata(read_header(tiny("openelm")).metadata).heads_can_part("f16", "f16")
         assert llm.compact(np.zeros((4, 2, 1))) == ERR_HEADS

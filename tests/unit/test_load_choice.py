@@ -18,6 +18,7 @@ from lacache_app.load_choice import (
     choice_of,
     explain,
     kv_types_for,
+    policy_of,
     settings_of,
 )
 
@@ -225,6 +226,16 @@ def test_warnings():
     assert warnings(type_v="q4_0") == "", "V is only ever copied"
     assert warnings(type_k="q4_0", policy="salience:pos=4096") == "", "K is copied as well"
     assert "a text longer than the memory is refused" in warnings(policy="full")
+
+
+def test_where_heads_cannot_part_the_default_is_explained_as_the_engine_falls_back():
+    phi = dataclasses.replace(SMOL, geometry=KvGeometry((KvLayer(32, 96, 96),) * 32, n_layer=32, n_ctx_train=4096))
+    choice = dataclasses.replace(DEFAULT, budget_mib=1024, type_k="q8_0", type_v="q8_0")
+    assert settings_of(phi, choice).policy is None
+    assert policy_of(phi, choice, 1024) == Salience(heads="layer")
+    assert policy_of(phi, dataclasses.replace(choice, type_k="f16", type_v="f16"), 1024) == Salience()
+    with pytest.raises(PolicyError, match="cannot part"):
+        settings_of(phi, dataclasses.replace(choice, policy="salience"))
 
 
 def test_keys_keep_their_positions_only_within_the_trained_context():

@@ -174,9 +174,7 @@ def test_heads_that_keep_cells_of_their_own_are_shown_as_layers(fake_engine: Any
         assert row == [(token in held[2 * il]) + (token in held[2 * il + 1]) for token in range(40)]
 
 
-def test_it_looks_five_times_a_second_at_most(
-    fake_engine: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_looks_five_times_a_second_at_most(fake_engine: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: 0.0, time=lambda: 0.0))  # looks are quick
     engine, memory_map = fake_engine(n_ctx=128), MemoryMap(clock)
     looks = []
