@@ -36,7 +36,9 @@
       async pull(page) {
         let message = await next();
         while (message.isEnd && due.size) {
-          messages = parts(await fetched(request));
+          const again = await fetched(request);
+          if (!again.ok) throw new Error(`the stream of events is gone: ${again.status}`); // the page says so
+          messages = parts(again);
           message = await next();
         }
         if (message.isEnd) ending = known(request.signal);
