@@ -59,10 +59,11 @@ def test_a_read_goes_on_where_it_was_saved(tiny, tmp_path, name):
         events = list(other.answer(messages, **options))
         assert 0 < events[0].n_before < events[0].n_done
         np.testing.assert_array_equal(other.seen, engine.seen)
-        # window cells may lie in another order after a load, which changes the order of sums, so what surprises, too
+        # window cells may lie in another order after a load, which changes the order of sums, so what surprises, too,
+        # and then a cell or two of those that are kept (logits reach 21 here)
         is_same = [np.isin(*rows).mean() for rows in zip(other.held, engine.held, strict=True)]
-        assert min(is_same) == 1 if name != "gemma3" else min(is_same) > 0.8
-        np.testing.assert_allclose(logits(other), logits(engine), atol=0.1 if name == "gemma3" else 1e-4)
+        assert min(is_same) == 1 if name != "gemma3" else min(is_same) > 0.95
+        np.testing.assert_allclose(logits(other), logits(engine), atol=0.3 if name == "gemma3" else 1e-4)
         assert tokens_of(events)[:1] == written[:1]
 
 

@@ -26,7 +26,7 @@ class AttentionWatch:
     """Pass `callback` as cb_eval; `queries(il, n)` are then the newest n rows float32 [n_head, n_kv] of layer `il`."""
 
     def __init__(self) -> None:
-        base = ctypes.CDLL(str(native._library(native.lib_dir(), "ggml-base")))
+        base = ctypes.CDLL(str(native.library(native.lib_dir(), "ggml-base")))
         base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, (ctypes.c_void_p,)
         base.ggml_get_data.restype, base.ggml_get_data.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
         self.rows: dict[int, list[np.ndarray]] = defaultdict(list)
