@@ -48,7 +48,8 @@ class Memory:
     ) -> None:
         """`compact(keep)` executes a plan, keep int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept], and numbers
         cells anew; `check_freed(n)` raises if n cells freed at a time are too few. For policies with a need,
-        `score(need, first)` gives float32 [n_layer, n_head_kv, n_cells - first], and `n_votes()` the queries behind it.
+        `score(need, first)` gives float32 [n_layer, n_head_kv, n_cells - first], and `n_votes()` the queries behind it;
+        the age of cells the memory knows itself.
         Where keys keep positions, `thin(keep)` executes a plan instead, and `turn(turn, shift)`, turn [n_layer, n_head,
         n_cells], moves them down before `n_ctx_train` is left. Raises PolicyError for impossible settings.
         """

@@ -27,9 +27,8 @@ class Scores:
     """Scores float32 [n_layer, n_head_kv, n_cells] of the cells of one sequence."""
 
     def __init__(self, need: Need, n_layer: int, n_head_kv: int, n_ctx: int, ask: Ask) -> None:
-        """`ask(need, first)` gives float32 [n_layer, n_head_kv, n_cells - first]."""
-        self.need, self._ask = need, ask
-        self._shape, self._n_ctx = (n_layer, n_head_kv), n_ctx
+        """`ask(need, first)` gives float32 [n_layer, n_head_kv, n_cells - first]; `n_ctx` bounds what is kept of it."""
+        self.need, self._ask, self._shape = need, ask, (n_layer, n_head_kv)
         self.reset()
 
     def reset(self) -> None:

@@ -76,13 +76,13 @@ def _devices() -> list[tuple[str, str]]:
 
     if native.load_error() is not None:
         raise _SkipCheck("unknown without the library")
-    rows = []
-    for device in devices.devices():
+    rows, found = [], devices.devices()
+    for device in found:
         memory = (
             f"{mib(device.free_bytes)} free of {mib(device.total_bytes)}" if device.total_bytes else "memory unknown"
         )
         rows.append(("device", f"{device.name} ({device.type}): {' '.join(device.description.split())}, {memory}"))
-    if shutil.which("nvidia-smi") and not any(device.type == "gpu" for device in devices.devices()):
+    if shutil.which("nvidia-smi") and not any(device.type == "gpu" for device in found):
         rows.append(
             ("hint", "an NVIDIA GPU may be here, unused; to build for it: CMAKE_ARGS=-DGGML_CUDA=on, then reinstall")
         )

@@ -5,7 +5,7 @@
 // around it.
 
 import { N_STEPS, accents, colours, css, parse } from "./memory_colours.js";
-import { domain, tokensAt } from "./memory_scene.js";
+import { N_CLOSE_UP, domain, tokensAt } from "./memory_scene.js";
 
 const GUTTER = 24; // px left of the bands, for the numbers of the layers
 const LABEL = 16; // px above and below a band, for its axis
@@ -106,7 +106,7 @@ export class Painter {
     const image = new ImageData(n, scene.nLayer);
     const most = N_STEPS - 1 - 40;
     for (let i = 0; i < n * scene.nLayer; i++) image.data.set([...table[Math.round((most * kept[i]) / scene.nHead)], 255], 4 * i);
-    const step = band.w / scene.nCloseUp;
+    const step = band.w / N_CLOSE_UP;
     this.paste(image, band, band.x, n * step, scene.nLayer, look);
     if (step < 4) return;
     g.fillStyle = look.surface;

@@ -18,7 +18,6 @@ export function sceneOf(news, before) {
     nLayer: news.n_layer,
     nHead: news.n_head,
     nRecent: 2 * news.n_ctx,
-    nCloseUp: N_CLOSE_UP,
     nFirstWhole: news.n_first_whole,
     nNewestWhole: news.n_newest_whole,
     rowOf: news.row_of,
@@ -41,7 +40,7 @@ export function tokensAt(scene, name, token) {
 export function domain(scene, name) {
   if (name === "overview") return [0, scene.nSeen];
   if (name === "recent") return [scene.nSeen - scene.nRecent, scene.nSeen];
-  return scene.closeUp ? [scene.closeUp.first, scene.closeUp.first + scene.nCloseUp] : [0, scene.nCloseUp];
+  return scene.closeUp ? [scene.closeUp.first, scene.closeUp.first + N_CLOSE_UP] : [0, N_CLOSE_UP];
 }
 
 // Which share of a bin is held, over all layers, 0 .. 1; of a single token of the close-up also in how many layers, and
