@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lacache_app.host import EngineSettings
 
+    from lacache_gguf.kv_budget import KvGeometry
     from lacache_gguf.policies import Policy
 
 _log = logging.getLogger(__name__)
@@ -87,11 +88,11 @@ def find_calibration(folder: Path, fingerprint: str, n_ctx: int) -> Calibration 
 
 
 def calibrated_policy(
-    model: Path, layers_and_cells: Callable[[], tuple[int, int]], type_k: str = "f16", type_v: str = "f16"
+    model: Path, geometry_and_cells: Callable[[], tuple[KvGeometry, int]], type_k: str = "f16", type_v: str = "f16"
 ) -> tuple[Policy, str] | None:
     """The policy that was found for a model file and a budget, and a line that says so; None without a finding.
 
-    layers_and_cells  asked for only if something was found for this model; it may raise
+    geometry_and_cells  asked for only if something was found for this model; it may raise
 
     What is stored and cannot be used (found by another version, or not with these KV types) is logged and left out: it
     must not stop anybody.
@@ -110,10 +111,10 @@ def calibrated_policy(
         name = fingerprint(model)
         if name not in stored:
             return None
-        n_layer, n_ctx = layers_and_cells()
+        geometry, n_ctx = geometry_and_cells()
         if (found := find_calibration(folder, name, n_ctx)) is None:
             return None
-        return _checked(found, model, n_layer, n_ctx, type_k, type_v), found.sentence
+        return _checked(found, geometry, n_ctx, type_k, type_v), found.sentence
     except (LacacheError, OSError) as error:
         _log.warning("the stored calibration of %s is not used: %s", model.name, error)
         return None
@@ -121,7 +122,7 @@ def calibrated_policy(
 
 def calibrated_for(settings: EngineSettings) -> Policy | None:
     """The policy that was found for the model and the memory of engine settings; None if the engine is to choose."""
-    from lacache_app.memory_spec import Size, layers_and_cells, parse_size
+    from lacache_app.memory_spec import Size, geometry_and_cells, parse_size
 
     from lacache_gguf.catalog import resolve
     from lacache_gguf.errors import LacacheError
@@ -131,25 +132,23 @@ def calibrated_for(settings: EngineSettings) -> Policy | None:
     except LacacheError:
         return None  # the engine says why
 
-    def size() -> tuple[int, int]:
+    def size() -> tuple[KvGeometry, int]:
         given = settings.kv_budget or settings.n_ctx
         bought = parse_size(str(given)) if given else Size()
-        return layers_and_cells(path, bought, settings.n_ubatch, settings.type_k, settings.type_v)
+        return geometry_and_cells(path, bought, settings.n_ubatch, settings.type_k, settings.type_v)
 
     found = calibrated_policy(path, size, settings.type_k, settings.type_v)
     return found[0] if found else None
 
 
-def _checked(found: Calibration, model: Path, n_layer: int, n_ctx: int, type_k: str, type_v: str) -> Policy:
+def _checked(found: Calibration, geometry: KvGeometry, n_ctx: int, type_k: str, type_v: str) -> Policy:
     """The policy of a finding, checked as the engine does. Raises LacacheError."""
     from lacache_app.memory_spec import parse_memory
 
-    from lacache_gguf.gguf_header import read_header
-    from lacache_gguf.kv_budget import KvGeometry
     from lacache_gguf.model_memory import check_policy
 
-    policy = parse_memory(found.memory).make_policy(n_layer, n_ctx)
-    check_policy(policy, KvGeometry.from_metadata(read_header(model).metadata), n_layer, n_ctx, type_k, type_v)
+    policy = parse_memory(found.memory).make_policy(len(geometry.layers_planned), n_ctx)
+    check_policy(policy, geometry, n_ctx, type_k, type_v)
     return policy
 
 

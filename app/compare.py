@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lacache_app.memory_spec import DEFAULT, MemorySpec, Size, layers_and_cells
+from lacache_app.memory_spec import DEFAULT, MemorySpec, Size, geometry_and_cells
 from lacache_app.policy_words import words_of
 
 from lacache_gguf.errors import LacacheError, MemoryFull, OutOfMemory, UsageError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from lacache_gguf.engine import Engine
     from lacache_gguf.events import Progress, Step
+    from lacache_gguf.kv_budget import KvGeometry
     from lacache_gguf.policies import Policy
 
 N_MAX = 4
@@ -119,11 +120,11 @@ class Event:
     event: Started | Progress | Step | Outcome
 
 
-def cells(path: Path, contender: MemorySpec, budget_bytes: int, n_ubatch: int = 512) -> tuple[int, int]:
-    """(layers that are thinned, cells) of a contender whose KV memory is at most `budget_bytes`, from the header of the
-    model file alone. Raises UsageError when the budget is too small."""
+def cells(path: Path, contender: MemorySpec, budget_bytes: int, n_ubatch: int = 512) -> tuple[KvGeometry, int]:
+    """(the model's attention layers, cells) of a contender whose KV memory is at most `budget_bytes`, from the header
+    of the model file alone. Raises UsageError when the budget is too small."""
     size = Size(n_bytes=budget_bytes)
-    return layers_and_cells(path, size, n_ubatch, contender.type_k, contender.type_v)
+    return geometry_and_cells(path, size, n_ubatch, contender.type_k, contender.type_v)
 
 
 def check_contenders(contenders: Sequence[MemorySpec]) -> None:
@@ -176,10 +177,10 @@ def _turn(
 
     start = time.perf_counter()
     path = resolve(settings["model"]).path
-    n_layer, n_ctx = cells(path, contender, budget_bytes, settings.get("n_ubatch", 512))
+    geometry, n_ctx = cells(path, contender, budget_bytes, settings.get("n_ubatch", 512))
     check_free_memory(budget_bytes)
     types = {"type_k": contender.type_k, "type_v": contender.type_v}
-    policy = _policy(contender, path, n_layer, n_ctx)
+    policy = _policy(contender, path, geometry, n_ctx)
     with open_engine(**{**settings, **types, "kv_budget": None, "n_ctx": n_ctx, "policy": policy}) as engine:
         seconds_open = time.perf_counter() - start
         if contender.policy == "full":
@@ -254,13 +255,13 @@ def _check_full(engine: Engine, question: Question, budget_bytes: int) -> None:
     )
 
 
-def _policy(contender: MemorySpec, path: Path, n_layer: int, n_ctx: int) -> Policy | None:
+def _policy(contender: MemorySpec, path: Path, geometry: KvGeometry, n_ctx: int) -> Policy | None:
     """The policy of a contender; None = the engine's default, if none was calibrated. Raises PolicyError."""
     from lacache_app.calibrated import calibrated_policy
 
     if contender.policy != DEFAULT:
-        return contender.make_policy(n_layer, n_ctx)
-    found = calibrated_policy(path, lambda: (n_layer, n_ctx), contender.type_k, contender.type_v)
+        return contender.make_policy(len(geometry.layers_planned), n_ctx)
+    found = calibrated_policy(path, lambda: (geometry, n_ctx), contender.type_k, contender.type_v)
     return found[0] if found else None
 
 

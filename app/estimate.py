@@ -67,11 +67,6 @@ class ModelShape:
         """Shape of a model on this machine, all its shards counted."""
         return cls.from_header(read_header(path), sum(part.stat().st_size for part in shard_paths(path)))
 
-    @property
-    def n_plan_layers(self) -> int:
-        """Layers that a policy plans for: those with full attention."""
-        return sum(not layer.is_swa for layer in self.geometry.layers)
-
 
 @dataclass(frozen=True)
 class Load:

@@ -25,8 +25,8 @@ from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, Reach, pages, rea
 from lacache_gguf.errors import UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
-from lacache_gguf.model_memory import check_policy
-from lacache_gguf.policies import Full, Policy, is_per_head, n_pos_of
+from lacache_gguf.model_memory import check_policy, default_for
+from lacache_gguf.policies import Full, Policy, n_pos_of
 
 FLASH = {"auto": None, "on": True, "off": False}
 _BUDGET_MAX_BYTES = 64 << 30
@@ -118,11 +118,12 @@ def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
     spec, known = parse_memory(choice.policy), fields_of(policy_name(choice))
     given = {name: getattr(choice, field) for field, name in POLICY_FIELDS.items() if name in known}
     settings = {**dict(spec.settings), **{name: value for name, value in given.items() if value is not None}}
-    policy = make_policy(spec.policy, settings, shape.n_plan_layers, n_cells)
-    can_part = shape.geometry.heads_can_part(choice.type_k, choice.type_v)
-    if spec.policy == DEFAULT and is_per_head(policy) and not can_part:
-        policy = dataclasses.replace(policy, heads="layer")  # type: ignore[type-var]  # as the engine falls back
-    check_policy(policy, shape.geometry, shape.n_plan_layers, n_cells, choice.type_k, choice.type_v)
+    n_layer, types = len(shape.geometry.layers_planned), (choice.type_k, choice.type_v)
+    if spec.policy == DEFAULT:
+        policy = default_for(shape.geometry, n_cells, *types)
+    else:
+        policy = make_policy(spec.policy, settings, n_layer, n_cells)
+    check_policy(policy, shape.geometry, n_cells, *types)
     return policy
 
 
@@ -166,7 +167,7 @@ def choice_of(shape: ModelShape, settings: EngineSettings) -> Choice:
     )
     if settings.policy is None:
         return choice
-    given = settings_given(settings.policy, shape.n_plan_layers, cells_of(shape, choice))
+    given = settings_given(settings.policy, len(shape.geometry.layers_planned), cells_of(shape, choice))
     shown = {field: given.pop(name) for field, name in POLICY_FIELDS.items() if given.get(name) is not None}
     return dataclasses.replace(choice, policy=memory_text(settings.policy.name, given), **shown)
 
@@ -183,7 +184,7 @@ def explain(
     policy = settings.policy or (calibrated[0] if calibrated else policy_of(shape, choice, n_cells))
     load = Load(n_cells, settings.n_ubatch, choice.type_k, choice.type_v, FLASH[choice.flash_attn], choice.n_gpu_layers)
     memory = estimate(shape, load_for(policy, load), devices)
-    held = reach(policy, shape.n_plan_layers, n_cells, settings.n_ubatch)
+    held = reach(policy, len(shape.geometry.layers_planned), n_cells, settings.n_ubatch)
     per_cell = shape.geometry.bytes_per_cell(choice.type_k, choice.type_v)
     lines = [f"{n_cells:,} cells of {size_text(per_cell)}: room for as many tokens at a time."]
     if calibrated and settings.policy is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lacache_app.terminal import Terminal
 
+    from lacache_gguf.kv_budget import KvGeometry
     from lacache_gguf.policies import Policy
 
 N_CTX_DEFAULT = 1024
@@ -60,6 +61,7 @@ def policy_of(args: argparse.Namespace, model: Any) -> Policy | None:
     from lacache_app.memory_spec import DEFAULT, fields_of, make_policy
 
     from lacache_gguf.errors import UsageError
+    from lacache_gguf.model_memory import default_for
     from lacache_gguf.policies import POLICIES
 
     settings = {POLICY_FIELDS[flag]: value for flag, value in given.items()}
@@ -68,13 +70,18 @@ def policy_of(args: argparse.Namespace, model: Any) -> Policy | None:
         return None
     if name not in (DEFAULT, *POLICIES):
         raise UsageError(f"--policy {args.policy!r} is unknown; choose one of {', '.join((DEFAULT, *POLICIES))}")
-    size = _layers_and_cells(args, model) if name in (DEFAULT, "ladder") else (0, 0)
-    usual = make_policy(DEFAULT, {}, *size) if name == DEFAULT else None
+    usual, n_layer, n_ctx = None, 0, 0  # only the default and the ladder depend on the model
+    if name in (DEFAULT, "ladder"):
+        geometry, n_ctx = _geometry_and_cells(args, model)
+        n_layer = len(geometry.layers_planned)
+        usual = default_for(geometry, n_ctx, args.cache_type_k, args.cache_type_v) if name == DEFAULT else None
     name = usual.name if usual else name
     for flag, value in given.items():
         if POLICY_FIELDS[flag] not in fields_of(name):
             raise UsageError(f"--{flag} {value} does nothing for --policy {name}; leave it out")
-    return dataclasses.replace(usual, **settings) if usual else make_policy(name, settings, *size)  # type: ignore[type-var]
+    if usual:
+        return dataclasses.replace(usual, **settings)  # type: ignore[type-var]
+    return make_policy(name, settings, n_layer, n_ctx)
 
 
 def _owner(given: Collection[str]) -> str:
@@ -92,17 +99,17 @@ def with_calibration(
     if settings["policy"] is not None:
         return settings
     types = args.cache_type_k, args.cache_type_v
-    found = calibrated_policy(model.path, lambda: _layers_and_cells(args, model), *types)
+    found = calibrated_policy(model.path, lambda: _geometry_and_cells(args, model), *types)
     if found is None:
         return settings
     terminal.note(f"{found[1]}; --policy chooses another")
     return {**settings, "policy": found[0]}
 
 
-def _layers_and_cells(args: argparse.Namespace, model: Any) -> tuple[int, int]:
-    """Layers a plan has for this model and the cells that the flags ask for."""
-    from lacache_app.memory_spec import Size, layers_and_cells, parse_size
+def _geometry_and_cells(args: argparse.Namespace, model: Any) -> tuple[KvGeometry, int]:
+    """The model's attention layers and the cells that the flags ask for."""
+    from lacache_app.memory_spec import Size, geometry_and_cells, parse_size
 
     given = args.kv_budget or n_ctx_of(args, model)
     size = parse_size(str(given)) if given else Size()
-    return layers_and_cells(model.path, size, args.ubatch_size, args.cache_type_k, args.cache_type_v)
+    return geometry_and_cells(model.path, size, args.ubatch_size, args.cache_type_k, args.cache_type_v)

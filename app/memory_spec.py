@@ -187,15 +187,15 @@ def fields_of(policy: str) -> Collection[str]:
     return [f.name for f in dataclasses.fields(POLICIES[policy])] if policy in POLICIES else []
 
 
-def layers_and_cells(
+def geometry_and_cells(
     path: Path, size: Size, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16"
-) -> tuple[int, int]:
-    """(layers that a plan has: those with full attention, cells that a size buys) of a model, from its file's header.
+) -> tuple[KvGeometry, int]:
+    """(attention layers of a model, cells that a size buys), from its file's header.
 
     Raises UsageError if the size is too small, or larger than what the model was trained on.
     """
     geometry = KvGeometry.from_metadata(read_header(path).metadata)
-    return sum(not layer.is_swa for layer in geometry.layers), size.cells(geometry, type_k, type_v, n_ubatch)
+    return geometry, size.cells(geometry, type_k, type_v, n_ubatch)
 
 
 def _word(value: Any) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lacache_gguf.errors import DamagedModel, UnsupportedModel, UsageError
+from lacache_gguf.metadata import Metadata
 
 _N_CELLS_DEFAULT = 1024
 CELL_STEP = 256
@@ -37,19 +38,6 @@ KV_TYPES: dict[str, tuple[int, int]] = {
 }
 """KV type -> (values per block, bytes per block): ggml's type traits of what llama.cpp takes for -ctk and -ctv."""
 
-# Period of the sliding-window layers where llama.cpp has it in code (load_swa_pattern in src/models/*.cpp), and whether
-# the dense layer comes first. Other architectures count as full attention everywhere unless the metadata have an array.
-_SWA_PERIOD: dict[str, tuple[int, bool]] = {
-    "gemma2": (2, False),
-    "gemma3": (6, False),
-    "gemma3n": (5, False),
-    "cohere2": (4, False),
-    "gpt-oss": (2, False),
-    "olmo2": (4, False),
-    "plamo3": (8, False),
-    "smallthinker": (4, True),
-}
-_LAYERS_WITH_KV = {"gemma3n": 20}  # later layers read the cells of earlier ones (n_layer_kv_from_start in gemma3n.cpp)
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?)(?P<kind>ib|b)?", re.IGNORECASE)
 
@@ -87,7 +75,7 @@ class KvGeometry:
 
         Raises DamagedModel when a key is missing or no number, UnsupportedModel when no layer has KV memory.
         """
-        meta = _Metadata(metadata)
+        meta = Metadata(metadata)
         n_layer = meta.integer("block_count")
         heads = meta.per_layer("attention.head_count", n_layer, default=[0] * n_layer)
         heads_kv = meta.per_layer("attention.head_count_kv", n_layer, default=heads)
@@ -114,7 +102,7 @@ class KvGeometry:
 
     def bytes_per_cell(self, type_k: str = "f16", type_v: str = "f16") -> int:
         """Bytes that one more cell costs: its K and V rows in all layers with full attention."""
-        return sum(_row_bytes(layer, type_k, type_v) for layer in self.layers if not layer.is_swa)
+        return sum(_row_bytes(layer, type_k, type_v) for layer in self.layers_planned)
 
     def bytes(
         self, n_ctx: int, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16", *, swa_full: bool = False
@@ -124,13 +112,23 @@ class KvGeometry:
         n_window = n_cells if swa_full else _round_up(min(n_cells, self.n_swa + n_ubatch))
         return sum((n_window if layer.is_swa else n_cells) * _row_bytes(layer, type_k, type_v) for layer in self.layers)
 
+    @property
+    def layers_planned(self) -> tuple[KvLayer, ...]:
+        """The layers that a policy plans for: those with full attention."""
+        return tuple(layer for layer in self.layers if not layer.is_swa)
+
+    @property
+    def n_head_kv(self) -> int:
+        """KV heads of a layer that a policy plans for; 0 if not all have as many."""
+        counts = {layer.n_head_kv for layer in self.layers_planned}
+        return counts.pop() if len(counts) == 1 else 0
+
     def heads_can_part(self, type_k: str, type_v: str) -> bool:
-        """True if every KV head may keep cells of its own: all layers with full attention have as many, and a head's
-        row is a whole number of 4-byte words (patches/overlay/src/llama-kv-compact-reason.cpp)."""
-        layers = [layer for layer in self.layers if not layer.is_swa]
-        sizes = {row_size(layer.n_embd_head_k, type_k, layer.n_embd_head_k) for layer in layers}
-        sizes |= {row_size(layer.n_embd_head_v, type_v, layer.n_embd_head_v) for layer in layers}
-        return len({layer.n_head_kv for layer in layers}) == 1 and all(size % 4 == 0 for size in sizes)
+        """True if every KV head may keep cells of its own: all layers have as many heads, and a head's row is a whole
+        number of 4-byte words (patches/overlay/src/llama-kv-compact-reason.cpp)."""
+        sizes = {row_size(layer.n_embd_head_k, type_k, layer.n_embd_head_k) for layer in self.layers_planned}
+        sizes |= {row_size(layer.n_embd_head_v, type_v, layer.n_embd_head_v) for layer in self.layers_planned}
+        return self.n_head_kv > 0 and all(size % 4 == 0 for size in sizes)
 
     def cells_for(
         self,
@@ -234,69 +232,3 @@ def _round_up(n_cells: int) -> int:
 
 def _mib(n_bytes: int) -> str:
     return f"{n_bytes / 2**20:,.2f} MiB"
-
-
-class _Metadata:
-    """Typed look-ups of "{architecture}.{key}" in string metadata."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self.values = values
-        self.architecture = values.get("general.architecture", "")
-
-    def text(self, key: str) -> str | None:
-        return self.values.get(f"{self.architecture}.{key}")
-
-    def number(self, text: str, key: str) -> int:
-        words = {"true": 1, "false": 0}
-        try:
-            number = words[text] if text in words else int(text)
-        except ValueError:
-            number = -1
-        if not 0 <= number < 2**32:
-            raise DamagedModel(f"the model's metadata have {self.architecture}.{key} = {text[:40]!r}, not a count")
-        return number
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        text = self.text(key)
-        if text is None and default is None:
-            raise DamagedModel(f"the model's metadata lack {self.architecture}.{key}; is it a complete language model?")
-        return default if text is None else self.number(text, key)  # type: ignore[return-value]
-
-    def array(self, key: str) -> list[int] | None:
-        """Values of an array such as "[3, 3, 0]"; None where the key is missing or a single number."""
-        text = self.text(key)
-        if text is None or not text.startswith("["):
-            return None
-        return [self.number(item.strip(), key) for item in text.strip("[]").split(",") if item.strip()]
-
-    def per_layer(self, key: str, n_layer: int, default: list[int]) -> list[int]:
-        array = self.array(key)
-        if array is None:
-            return default if self.text(key) is None else [self.integer(key)] * n_layer
-        if len(array) < n_layer:
-            raise DamagedModel(
-                f"the model's metadata have {len(array)} values in {self.architecture}.{key}, not {n_layer}"
-            )
-        return array[:n_layer]
-
-    def swa_layers(self, n_layer: int) -> list[bool]:
-        """Which layers only see a window: an array in the metadata, else llama.cpp's period for the architecture."""
-        array = self.array("attention.sliding_window_pattern")
-        if array is not None:
-            return [bool(x) for x in (array + [0] * n_layer)[:n_layer]]
-        if self.architecture not in _SWA_PERIOD:
-            return [False] * n_layer
-        period, dense_first = _SWA_PERIOD[self.architecture]
-        period = self.integer("attention.sliding_window_pattern", period)
-        dense, n_trunk = 0 if dense_first else period - 1, n_layer - self.integer("nextn_predict_layers", 0)
-        return [il < n_trunk and (period == 0 or il % period != dense) for il in range(n_layer)]
-
-    def layers_with_kv(self, n_layer: int) -> list[bool]:
-        """Layers that own cells: not recurrent ones, not those that share the cells of an earlier layer."""
-        n_own = _LAYERS_WITH_KV.get(self.architecture, n_layer) - self.integer("attention.shared_kv_layers", 0)
-        recurrent = self.per_layer("attention.recurrent_layers", n_layer, default=[0] * n_layer)
-        interval = self.integer("full_attention_interval", 0)
-        if interval and not any(recurrent):
-            n_trunk = n_layer - self.integer("nextn_predict_layers", 0)
-            recurrent = [(il + 1) % interval if il < n_trunk else 0 for il in range(n_layer)]
-        return [il < n_own and not recurrent[il] for il in range(n_layer)]

@@ -4,7 +4,7 @@ A model may refuse to forget selectively, to let its heads part or to have its q
 why. Every refusal here says what to do instead.
 
     memory = make_memory("smollm2-135m", context, 30, policy=None, n_ctx=1024, type_k="f16", surprise=surprise)
-    check_policy(Ladder(span=15), geometry, n_layer=30, n_ctx=1024)  # before there is a model
+    check_policy(Ladder(span=15), geometry, n_ctx=1024)  # before there is a model
 """
 
 from __future__ import annotations
@@ -71,18 +71,32 @@ def make_memory(
     )
 
 
-def check_policy(
-    policy: Policy, geometry: KvGeometry, n_layer: int, n_ctx: int, type_k: str = "f16", type_v: str = "f16"
-) -> None:
+def check_policy(policy: Policy, geometry: KvGeometry, n_ctx: int, type_k: str = "f16", type_v: str = "f16") -> None:
     """Raise PolicyError if no memory of `n_ctx` cells of such a model can have this policy and KV types, as far as the
     model's header tells."""
-    if is_per_head(policy) and not geometry.heads_can_part(type_k, type_v):
-        raise PolicyError(
-            f"{policy.name}: the KV heads of this model cannot part with K in {type_k}, V in {type_v}; use heads="
-            '"layer" (--heads layer) or --policy ladder'
-        )
-    check_freed = partial(check_key_wear, type_k, n_ctx)
+    if reason := _header_reason(policy, geometry, type_k, type_v):
+        raise PolicyError(f"{policy.name} does not work with this model: {reason}")
+    n_layer, check_freed = len(geometry.layers_planned), partial(check_key_wear, type_k, n_ctx)
     Memory(policy, n_layer, n_ctx, lambda keep: None, check_freed, n_ctx_train=geometry.n_ctx_train or 1 << 24)
+
+
+def default_for(geometry: KvGeometry, n_ctx: int, type_k: str = "f16", type_v: str = "f16") -> Policy:
+    """The policy that `make_memory` chooses for such a model, as far as the model's header tells."""
+    choices = default_policies(len(geometry.layers_planned), n_ctx)
+    return next(choice for choice in choices if _header_reason(choice, geometry, type_k, type_v) is None)
+
+
+def _header_reason(policy: Policy, geometry: KvGeometry, type_k: str, type_v: str) -> str | None:
+    """`_no_scores`, as far as the model's header tells."""
+    if (needs_of(policy) or is_per_head(policy)) and not geometry.n_head_kv:
+        return _HEADS_DIFFER
+    if is_per_head(policy) and not geometry.heads_can_part(type_k, type_v):
+        return f"its KV heads cannot part with K in {type_k}, V in {type_v}; {_HEADS_TOGETHER}"
+    return None
+
+
+_HEADS_DIFFER = "its layers have different numbers of KV heads; use --policy ladder"
+_HEADS_TOGETHER = 'use heads="layer" (--heads layer) or --policy ladder'
 
 
 def _no_scores(context: Context, policy: Policy) -> str | None:
@@ -91,9 +105,9 @@ def _no_scores(context: Context, policy: Policy) -> str | None:
     if not needs_of(policy) and not is_per_head(policy):
         return None
     if native.compact_n_head_kv(ptr) == 0:
-        return "its layers have different numbers of KV heads; use --policy ladder"
+        return _HEADS_DIFFER
     if is_per_head(policy) and (reason := native.compact_head_reason(ptr)):
-        return f'{reason}; use heads="layer" (--heads layer) or --policy ladder'
+        return f"{reason}; {_HEADS_TOGETHER}"
     if has_votes and (reason := native.query_reason(ptr)):
         return f"{reason}; use keydiff scores or --policy ladder"
     return None

@@ -144,7 +144,7 @@ class ModelsPage:
     def _explained(self, entry: Entry, choice: Choice) -> str:
         try:
             shape = _shape(entry)
-            size = shape.n_plan_layers, cells_of(shape, choice)
+            size = shape.geometry, cells_of(shape, choice)
             is_found = choice.policy == DEFAULT and entry.path is not None
             found = calibrated_policy(entry.path, lambda: size, choice.type_k, choice.type_v) if is_found else None
             return models_html.explanation(explain(choice, shape, self._free(), found))

@@ -50,7 +50,7 @@ class Need:
         require_share("score", "decay", self.decay)
         if self.kind != "attention" and (self.n_query or self.decay):
             raise PolicyError(
-                f"a {self.kind} score sees no queries: n_query {self.n_query}, decay {self.decay} must be 0"
+                f"{self.kind} scores see no queries: n_query {self.n_query}, decay {self.decay} must be 0"
             )
 
 

@@ -157,7 +157,7 @@ def test_the_shape_is_read_from_the_file(tmp_path):
     shape = ModelShape.from_file(tmp_path / "m-00001-of-00002.gguf")
     assert (shape.n_vocab, shape.n_embd, shape.n_ff, shape.n_head) == (777, 64, 384, 4)
     assert shape.weights_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()), "all shards"
-    assert shape.n_plan_layers == 2
+    assert len(shape.geometry.layers_planned) == 2
 
 
 def test_a_container_s_limit_counts(tmp_path):

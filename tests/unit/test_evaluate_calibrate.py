@@ -21,6 +21,7 @@ from loopback_hub import gguf_bytes
 
 from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import UsageError
+from lacache_gguf.kv_budget import KvGeometry, KvLayer
 from lacache_gguf.policies import Ladder, Salience, SinkWindow, default_policy
 
 MODEL = {
@@ -30,6 +31,7 @@ MODEL = {
     "llama.attention.head_count": 9,
     "llama.attention.head_count_kv": 3,
 }
+GEOMETRY = KvGeometry((KvLayer(3, 64, 64),) * 30, n_layer=30, n_ctx_train=8192)
 FOUND = Calibration("ladder:recent=25%", 512, 0.02, 0.01, 0.03, "mails.txt", 9000, "2026-01-31", "0.1.0")
 
 
@@ -182,7 +184,7 @@ def test_what_makes_no_sense_stops_nobody(tmp_path, model, caplog) -> None:
         assert find_calibration(tmp_path, "m1", 512) is None
     unknown = Calibration("staircase", 512, 0.1, 0.05, 0.2, "t", 1, "2026-01-31", "0.1.0")
     save_calibration(data_dir(), fingerprint(model), unknown)
-    assert calibrated.calibrated_policy(model, lambda: (30, 512)) is None
+    assert calibrated.calibrated_policy(model, lambda: (GEOMETRY, 512)) is None
     assert "'staircase' is unknown" in caplog.text
 
 
@@ -201,13 +203,13 @@ def test_the_command_finds_keeps_and_forgets(fake_engine, model, lacache, tmp_pa
     found = find_calibration(data_dir(), fingerprint(model), 256)
     assert (found.memory, found.n_ctx, found.text) == ("salience:recent=8", 256, "novel.txt")
     assert 0 < found.gain_low <= found.gain <= found.gain_high
-    assert calibrated.calibrated_policy(model, lambda: (30, 256))[0] == Salience(n_recent=8)
+    assert calibrated.calibrated_policy(model, lambda: (GEOMETRY, 256))[0] == Salience(n_recent=8)
     code, out, _ = lacache(*args, "--memory", "sink_window")
     assert code == 0
     assert "it stays" in out
     code, _, err = lacache("calibrate", "--forget")
     assert (code, "1 findings dropped" in err) == (0, True)
-    assert calibrated.calibrated_policy(model, lambda: (30, 256)) is None
+    assert calibrated.calibrated_policy(model, lambda: (GEOMETRY, 256)) is None
 
 
 # ---- and used --------------------------------------------------------------------------------------------------------

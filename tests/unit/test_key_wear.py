@@ -11,7 +11,7 @@ from lacache_gguf.errors import PolicyError, UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES, N_ROUNDINGS_MAX, check_key_wear
 from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, KvLayer
 from lacache_gguf.memory import Memory
-from lacache_gguf.model_memory import check_policy
+from lacache_gguf.model_memory import check_policy, default_for
 from lacache_gguf.policies import Full, Ladder, Salience, SinkWindow, default_ladder
 
 
@@ -62,7 +62,7 @@ def test_keys_that_keep_their_positions_do_not_wear_but_a_short_trained_context_
     for n_ctx_train, is_possible in ((8192, True), (0, True), (1024, False)):  # 0: the file does not say
         geometry = KvGeometry((KvLayer(3, 64, 64),) * 30, n_layer=30, n_ctx_train=n_ctx_train)
         with nullcontext() if is_possible else pytest.raises(PolicyError, match="K in q4_0"):
-            check_policy(policy, geometry, 30, 1024, "q4_0")
+            check_policy(policy, geometry, 1024, "q4_0")
 
 
 def test_heads_that_cannot_part_are_refused_before_a_model_is_loaded():
@@ -70,9 +70,14 @@ def test_heads_that_cannot_part_are_refused_before_a_model_is_loaded():
     phi = KvGeometry((KvLayer(32, 96, 96),) * 32, n_layer=32, n_ctx_train=4096)
     assert phi.heads_can_part("f16", "f16")
     assert not phi.heads_can_part("f16", "q8_0")
-    check_policy(Salience(), phi, 32, 1024)
-    check_policy(Salience(heads="layer"), phi, 32, 1024, "q8_0", "q8_0")
-    with pytest.raises(PolicyError, match="cannot part with K in q8_0, V in f16; use heads="):
-        check_policy(Salience(), phi, 32, 1024, "q8_0")
+    check_policy(Salience(), phi, 1024)
+    check_policy(Salience(heads="layer"), phi, 1024, "q8_0", "q8_0")
+    with pytest.raises(PolicyError, match="its KV heads cannot part with K in q8_0, V in f16; use heads="):
+        check_policy(Salience(), phi, 1024, "q8_0")
     mixed = KvGeometry((KvLayer(1, 64, 64), KvLayer(2, 64, 64)), n_layer=2, n_ctx_train=4096)
     assert not mixed.heads_can_part("f16", "f16")
+    with pytest.raises(PolicyError, match="different numbers of KV heads; use --policy ladder"):
+        check_policy(Salience(heads="layer"), mixed, 1024)
+    assert default_for(mixed, 1024) == default_ladder(2, 1024), "as the engine chooses"
+    assert default_for(phi, 1024, "q8_0") == Salience(heads="layer")
+    assert default_for(phi, 1024) == Salience()

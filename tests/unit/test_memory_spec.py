@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lacache_app.memory_spec import (
     Size,
     fields_of,
-    layers_and_cells,
+    geometry_and_cells,
     make_policy,
     memory_text,
     parse_memory,
@@ -21,6 +21,7 @@ from lacache_app.policy_words import WORDS, policy_choices, words_of
 from loopback_hub import gguf_bytes
 
 from lacache_gguf.errors import PolicyError, UsageError
+from lacache_gguf.kv_budget import KvGeometry, KvLayer
 from lacache_gguf.policies import POLICIES, Full, Ladder, Salience, SinkWindow, default_ladder, default_policy
 
 
@@ -153,7 +154,7 @@ def test_a_model_of_one_layer_has_no_ladder() -> None:
         parse_memory("ladder").make_policy(1, 512)
 
 
-def test_layers_and_cells_come_from_the_header(tmp_path: Any) -> None:
+def test_geometry_and_cells_come_from_the_header(tmp_path: Any) -> None:
     path = tmp_path / "m.gguf"
     metadata = {
         "llama.block_count": 4,
@@ -162,11 +163,12 @@ def test_layers_and_cells_come_from_the_header(tmp_path: Any) -> None:
         "llama.attention.head_count": 1,
     }
     path.write_bytes(gguf_bytes(metadata=metadata))
-    assert layers_and_cells(path, parse_size("512")) == (4, 512)
-    assert layers_and_cells(path, parse_size("512KiB")) == (4, 512)
-    assert layers_and_cells(path, Size()) == (4, 700), "the usual one, and never more than was trained"
+    geometry = KvGeometry((KvLayer(1, 64, 64),) * 4, n_layer=4, n_ctx_train=700)
+    assert geometry_and_cells(path, parse_size("512")) == (geometry, 512)
+    assert geometry_and_cells(path, parse_size("512KiB")) == (geometry, 512)
+    assert geometry_and_cells(path, Size()) == (geometry, 700), "the usual one, and never more than was trained"
     with pytest.raises(UsageError, match="exceeds the 700 positions"):
-        layers_and_cells(path, parse_size("701"))
+        geometry_and_cells(path, parse_size("701"))
 
 
 # ---- names for people ------------------------------------------------------------------------------------------------

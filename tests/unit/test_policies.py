@@ -335,7 +335,7 @@ def test_view_refuses_what_no_memory_can_have(numbers: dict[str, Any]) -> None:
         ({"kind": "attention", "n_query": 1.5}, "n_query must be a whole number, got 1.5"),
         ({"kind": "attention", "n_query": 8, "decay": 1.0}, "decay must be at least 0 and below 1, got 1.0"),
         ({"kind": "attention", "n_query": 8, "decay": float("nan")}, "got nan"),
-        ({"kind": "keydiff", "n_query": 8}, "sees no queries: n_query 8"),
+        ({"kind": "keydiff", "n_query": 8}, "see no queries: n_query 8"),
         ({"kind": "keydiff", "decay": 0.5}, r"decay 0\.5 must be 0"),
     ],
 )
