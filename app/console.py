@@ -138,14 +138,14 @@ class ChatSession:
 
         if not name:
             raise UsageError("/save needs a file name, such as /save talk.md")
-        path = Path(name).expanduser()
-        if path.exists() and path.resolve() not in self.saved_to:
-            raise UsageError(f"{path} exists already; give another name")
         try:
+            path = Path(name).expanduser().resolve()
+            if path.exists() and path not in self.saved_to:
+                raise UsageError(f"{path} exists already; give another name")
             path.write_text(self._transcript(path.suffix), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-        self.saved_to.add(path.resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a name too long, a NUL in it
+            raise UsageError(f"cannot write {name}: {getattr(error, 'strerror', None) or error}") from error
+        self.saved_to.add(path)
         self.terminal.note(f"saved {len(self.messages)} messages to {path}")
 
     def _transcript(self, suffix: str) -> str:

@@ -7,8 +7,14 @@ What it does not know: the app. Importing this imports nothing.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
+
+UPLOAD_MAX_S = 24 * 3600
+"""How long an uploaded file is kept: Gradio deletes those of a program that runs, `prepare` those of one that was
+killed."""
 
 
 def prepare(data_dir: Path) -> None:
@@ -29,4 +35,16 @@ def prepare(data_dir: Path) -> None:
     os.environ.pop("GRADIO_LOCAL_DEV_MODE", None)
     uploads = data_dir / "uploads"
     uploads.mkdir(mode=0o700, exist_ok=True)
+    _remove_old(uploads)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+
+
+def _remove_old(uploads: Path) -> None:
+    """Delete what was uploaded more than a day ago; what cannot be deleted stays."""
+    for path in uploads.iterdir():
+        try:
+            is_old = time.time() - path.lstat().st_mtime > UPLOAD_MAX_S
+        except OSError:
+            continue
+        if is_old and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)

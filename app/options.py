@@ -192,8 +192,20 @@ def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
 
 
 def is_any_given(args: argparse.Namespace) -> bool:
-    """Whether a flag or an environment variable sets something about the model or its memory."""
-    return any(getattr(args, option.dest) is not None or os.environ.get(option.env) for option in (*MODEL, *MEMORY))
+    """Whether a flag or an environment variable says which model or which memory, not only how to compute."""
+    return any(_is_given(args, option) for option in (*MODEL, *MEMORY) if option.dest not in ("threads", "gpu_layers"))
+
+
+def computing_given(args: argparse.Namespace) -> dict[str, Any]:
+    """What a flag or an environment variable says about how to compute, as keyword arguments of Engine."""
+    given = {option.dest for option in MODEL if _is_given(args, option)}
+    fill_defaults(args)
+    values = {"n_threads": args.threads if args.threads > 0 else None, "n_gpu_layers": args.gpu_layers}
+    return {name: value for name, value in values.items() if name.removeprefix("n_") in given}
+
+
+def _is_given(args: argparse.Namespace, option: Option) -> bool:
+    return getattr(args, option.dest) is not None or bool(os.environ.get(option.env))
 
 
 def is_offline(args: argparse.Namespace) -> bool:
@@ -220,11 +232,16 @@ def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
+def obey_offline(args: argparse.Namespace) -> bool:
+    """Whether --offline or LLAMA_ARG_OFFLINE was given; then nothing of this process uses the network from now on."""
+    if offline := is_offline(args):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported, which has not happened yet
+    return offline
+
+
 def find_model(args: argparse.Namespace, terminal: Terminal) -> Any:
     """The ResolvedModel that -m names, fetched from the hub with a progress bar if it is not there yet."""
-    offline = is_offline(args)
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported, which has not happened yet
+    offline = obey_offline(args)
     from lacache_gguf.catalog import resolve
 
     with terminal.downloading() as on_progress:

@@ -16,10 +16,13 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacache_app.host import EngineSettings
+
+from lacache_gguf.errors import LacacheError
 
 if TYPE_CHECKING:
     from lacache_gguf.policies import Policy
@@ -36,7 +39,7 @@ def load_settings(folder: Path) -> EngineSettings | None:
         return None
     try:
         return from_dict(stored)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, LacacheError) as error:
         _log.warning("the stored settings in %s are not used: %s", folder / _FILE, error)
         return None
 
@@ -52,9 +55,17 @@ def load_value(folder: Path, name: str, default: Any = None) -> Any:
 
 
 def save_value(folder: Path, name: str, value: Any) -> None:
-    """Store a value that JSON can hold; the file is replaced at once, mode 0600."""
+    """Store a value that JSON can hold; the file is replaced at once, mode 0600.
+
+    A file that is damaged is kept under another name. Raises OSError, also if what is stored cannot be read: to write
+    would lose it.
+    """
     with _lock:
         path = folder / _FILE
+        if not _is_sound(path):
+            kept = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
+            os.replace(path, kept)
+            _log.warning("%s is damaged; it is kept as %s, and a new one begins", path, kept)
         text = json.dumps({**_read(path), name: value}, indent=1, sort_keys=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".settings-")  # mode 0600
         try:
@@ -101,6 +112,16 @@ def policy_from_dict(values: dict[str, Any]) -> Policy:
     from lacache_gguf.policies import POLICIES
 
     return POLICIES[values["name"]](**{name: value for name, value in values.items() if name != "name"})
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether the file is what this module writes, or not there. Raises OSError if it cannot be read."""
+    try:
+        return isinstance(json.loads(path.read_text("utf-8")), dict)
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -47,9 +47,10 @@ CREATE INDEX messages_of_conversation ON messages (conversation, id);
 CREATE INDEX messages_to_index ON messages (id) WHERE is_indexed = 0;
 """
 # Which message holds which three letters, without their places: candidates for a search, no second copy of the text.
+# The text is in small letters already, Python's: SQLite has others for some characters, and would miss what holds them.
 _INDEX = """
-CREATE VIRTUAL TABLE IF NOT EXISTS message_index
-USING fts5(text, content='', detail='none', tokenize='trigram case_sensitive 0')
+CREATE VIRTUAL TABLE IF NOT EXISTS lower_index
+USING fts5(text, content='', detail='none', tokenize='trigram case_sensitive 1')
 """
 
 
@@ -171,9 +172,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _make_index(connection: sqlite3.Connection) -> bool:
+    is_new = not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lower_index'").fetchone()
     try:
         connection.execute(_INDEX)
-        connection.execute("SELECT count(*) FROM message_index WHERE message_index MATCH '\"abc\"'").fetchone()
+        connection.execute("SELECT count(*) FROM lower_index WHERE lower_index MATCH '\"abc\"'").fetchone()
     except sqlite3.OperationalError:  # no FTS5, or one that knows no trigrams
         return False
+    if is_new:  # an index of another kind was there before
+        connection.execute("DROP TABLE IF EXISTS message_index")
+        connection.execute("UPDATE messages SET is_indexed = 0")
     return True

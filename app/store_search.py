@@ -17,11 +17,12 @@ _N_PIECE = 3  # letters of a piece; FTS5's trigram tokenizer
 
 
 class Index:
-    """The table `message_index` of an open database; `is_there`: this SQLite can use it."""
+    """The table `lower_index` of an open database; `is_there`: this SQLite can use it."""
 
     def __init__(self, db: sqlite3.Connection, is_there: bool) -> None:
         self._db, self.is_there = db, is_there
         db.create_function("holds", 2, _holds, deterministic=True)
+        db.create_function("lowered", 1, _lowered, deterministic=True)
 
     def finder(self, word: str) -> tuple[str, list[str]]:
         """SQL, and its values, that selects the conversations that hold a word (in lower case) anywhere."""
@@ -29,7 +30,7 @@ class Index:
         values = [word]
         if self.is_there and len(word) >= _N_PIECE:
             pieces = dict.fromkeys(word[i : i + _N_PIECE].replace('"', '""') for i in range(len(word) - _N_PIECE + 1))
-            sql += " AND id IN (SELECT rowid FROM message_index WHERE message_index MATCH ?)"
+            sql += " AND id IN (SELECT rowid FROM lower_index WHERE lower_index MATCH ?)"
             values.append(" AND ".join(f'"{piece}"' for piece in pieces))
         return f"{sql} UNION SELECT id FROM conversations WHERE holds(title, ?) OR holds(system, ?)", [
             *values,
@@ -40,7 +41,7 @@ class Index:
     def add_new(self) -> None:
         """Index what was written since the last time."""
         if self.is_there:
-            sql = f"INSERT INTO message_index (rowid, text) SELECT id, {SHOWN} FROM messages WHERE is_indexed = 0"
+            sql = f"INSERT INTO lower_index (rowid, text) SELECT id, lowered({SHOWN}) FROM messages WHERE is_indexed = 0"
             self._db.execute(sql)
             self._db.execute("UPDATE messages SET is_indexed = 1 WHERE is_indexed = 0")
 
@@ -49,13 +50,17 @@ class Index:
         if not self.is_there:
             return
         sql = (
-            f"INSERT INTO message_index (message_index, rowid, text) SELECT 'delete', id, {SHOWN} "
+            f"INSERT INTO lower_index (lower_index, rowid, text) SELECT 'delete', id, lowered({SHOWN}) "
             f"FROM messages WHERE is_indexed = 1 AND {chosen}"
         )
         if self._db.execute(sql, values).rowcount > 0:
             self._db.execute(f"UPDATE messages SET is_indexed = 0 WHERE {chosen}", values)
-            self._db.execute("INSERT INTO message_index (message_index) VALUES ('optimize')")  # forgets them really
+            self._db.execute("INSERT INTO lower_index (lower_index) VALUES ('optimize')")  # forgets them really
 
 
 def _holds(text: str | None, word: str) -> bool:
-    return word in (text or "").lower()
+    return word in _lowered(text)
+
+
+def _lowered(text: str | None) -> str:
+    return (text or "").lower()

@@ -76,13 +76,15 @@ class Session:
     def _usual_loss(self) -> float:
         """For a token that nothing foretold: the first one, or one behind text that was taken back."""
         losses = self._history.losses
-        return float(losses.mean()) if len(losses) else 0.0
+        return float(losses.mean(dtype=np.float32)) if len(losses) else 0.0
 
     def surprise(self) -> np.ndarray:
         """How unlikely the token of every cell was when it came, in nats: float32 [n_layer, n_head_kv, n_cells]."""
         memory = self._memory
-        losses = self._history.losses[memory.held].reshape(memory.n_layer, memory.n_head, memory.n_cells)
-        return np.broadcast_to(losses, (memory.n_layer, memory.n_head_kv, memory.n_cells))
+        losses = self._history.losses[memory.held].astype(np.float32)
+        return np.broadcast_to(
+            losses.reshape(memory.n_layer, memory.n_head, -1), (memory.n_layer, memory.n_head_kv, memory.n_cells)
+        )
 
     def keep(self, n_tokens: int) -> bool:
         """Take back all but the first `n_tokens` of `fed`, the cells included; False, with nothing changed, if the
@@ -264,7 +266,7 @@ class Session:
         before = self._memory.state()
         cells = self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8)
         history = History(self._history.has_losses)
-        history.replace(seen, arrays.get("losses", np.empty(0, dtype=np.float32)))
+        history.replace(seen, arrays.get("losses", np.empty(0, dtype=np.float16)))
         self._memory.restore(values["memory"], arrays)
         try:
             self._context.restore(arrays["cells"], self._memory.n_cells)

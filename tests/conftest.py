@@ -56,7 +56,7 @@ class FakeEngine:
         self.n_ubatch = settings.get("n_ubatch") or 512
         self.type_k, self.type_v = settings.get("type_k") or "f16", settings.get("type_v") or "f16"
         self.policy = policy or default_policy(self.n_layer, self.n_ctx)
-        self.model = ResolvedModel(Path("fake.gguf"), "fake", "MIT", "path")
+        self.model = ResolvedModel(Path(model if Path(model).is_file() else "fake.gguf"), "fake", "MIT", "path")
         self.sampling: dict[str, Any] = {}
         self.is_closed = False
         self._memory = Memory(self.policy, self.n_layer, self.n_ctx, lambda keep: None, n_head_kv=2, score=self._lots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from contextlib import closing, suppress
@@ -118,9 +119,10 @@ def choose_settings(args: argparse.Namespace, folder: Path, terminal: Terminal) 
     from lacache_app.memory_flags import with_calibration
     from lacache_app.settings import load_settings
 
+    options.obey_offline(args)
     stored = load_settings(folder)
     if stored is not None and not options.is_any_given(args):
-        return stored
+        return dataclasses.replace(stored, **options.computing_given(args))
     options.fill_defaults(args)
     model = options.find_model(args, terminal)
     settings = options.engine_settings(args, model)

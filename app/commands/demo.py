@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     """Read, summarize, and show what it cost beside what a full cache would have."""
     terminal = Terminal()
     options.fill_defaults(args, predict=N_PREDICT, **SAMPLING)
-    from lacache_app.summarize import counters, summarize
+    from lacache_app.summarize import Task, counters, summarize
 
-    text = python_reference()
+    text, task = python_reference(), Task()
     with options.open_engine(args, terminal) as engine:
         terminal.note(
             f"{engine.model.name} was trained on {engine.n_ctx_train:,} tokens. It now reads {args.tokens:,} tokens\n"
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
             f"{mib(engine.stats.kv_bytes)} of KV memory,\nand then sums them up.\n"
         )
         text = engine.detokenize(engine.tokenize(text)[: args.tokens])
-        finish_reason = show(summarize(engine, text, **options.sampling_settings(args)), terminal).finish_reason
+        stream = summarize(engine, text, task, **options.sampling_settings(args))
+        finish_reason = show(stream, task, terminal).finish_reason
         terminal.write("\n")
         terminal.table(table_rows(counters(engine.stats)))
     return 130 if finish_reason == "interrupted" else 0

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacache_app import options
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         _engine_of(job, args)
         options.fill_defaults(args, predict=N_PREDICT, **SAMPLING)
         with options.open_engine(args, terminal) as engine:
-            return _show(resume(engine, job), engine, document, job, args, terminal)
+            return _show(resume(engine, job), engine, document, job.task, job, args, terminal)
     task = _task(args)
     options.fill_defaults(args, predict=task.n_final, **SAMPLING)
     document = _document(args, terminal)
@@ -101,11 +100,9 @@ def run(args: argparse.Namespace) -> int:
         jobs = Jobs(data_dir())
         jobs.prune()
         job = jobs.create(document, task)
-        path = Path(args.model).expanduser()
-        job.engine = {"model": str(path.absolute()) if path.exists() else args.model}
     with options.open_engine(args, terminal) as engine:
         stream = summarize(engine, document, task, job=job, **options.sampling_settings(args))
-        return _show(stream, engine, document, job, args, terminal)
+        return _show(stream, engine, document, task, job, args, terminal)
 
 
 def _task(args: argparse.Namespace) -> Task:
@@ -163,15 +160,15 @@ class Shown:
 
 
 def _show(
-    stream: Generator[Any, None, None], engine: Any, document: Document, job: Job | None, args: argparse.Namespace,
-    terminal: Terminal,
+    stream: Generator[Any, None, None], engine: Any, document: Document, task: Task, job: Job | None,
+    args: argparse.Namespace, terminal: Terminal,
 ) -> int:  # fmt: skip
     """Show a stream and what it cost. Returns the exit code."""
     from lacache_app.summarize import Ledger, counters
 
     ledger = Ledger(engine)
     with closing(stream):
-        shown = show(ledger.watch(stream), terminal, is_silent=args.json)
+        shown = show(ledger.watch(stream), task, terminal, is_silent=args.json)
     costs = counters(ledger.stats)
     is_stopped = shown.finish_reason == "interrupted"
     if args.json:
@@ -179,7 +176,7 @@ def _show(
         answer = {
             "summary": (result.summary if result else shown.text).strip(),
             "finish_reason": shown.finish_reason,
-            "mode": job.task.mode if job else args.mode,
+            "mode": task.mode,
             "places": [asdict(place) for place in result.places] if result else [],
             "model": engine.model.name,
             "policy": engine.policy.name,
@@ -195,7 +192,7 @@ def _show(
     return 130 if is_stopped else 0
 
 
-def show(stream: Generator[Any, None, None], terminal: Terminal, is_silent: bool = False) -> Shown:
+def show(stream: Generator[Any, None, None], task: Task, terminal: Terminal, is_silent: bool = False) -> Shown:
     """Draw the reading bar, then print the final text as it comes (unless silent), then where it comes from.
 
     Ctrl-C ends it after the current step: the text so far is kept and the reason is "interrupted".
@@ -203,7 +200,7 @@ def show(stream: Generator[Any, None, None], terminal: Terminal, is_silent: bool
     shown = Shown()
     try:
         with stop_on_ctrl_c() as stop, terminal.reading() as on_progress:
-            bar = _Bar(on_progress)
+            bar = _Bar(on_progress, task)
             for event in stream:
                 is_step = hasattr(event, "token")
                 if is_step and bar.is_final:
@@ -237,12 +234,12 @@ def show(stream: Generator[Any, None, None], terminal: Terminal, is_silent: bool
 class _Bar:
     """The reading bar over all stages: tokens of all of them, and the time that reading and writing took so far."""
 
-    def __init__(self, on_progress: Callable[..., None]) -> None:
+    def __init__(self, on_progress: Callable[..., None], task: Task) -> None:
         from lacache_app.summarize import Meter
 
         self._on_progress, self._start = on_progress, time.monotonic()
         self._stage: Stage | None = None
-        self._meter = Meter()
+        self._meter = Meter(task)
         self._n_first: int | None = None
 
     @property

@@ -19,6 +19,7 @@ _UNDERLINE = re.compile(r" {0,3}(=+|-{3,})[ \t]*$")
 _LIST_OR_TABLE = re.compile(r"\s*([-*+>|]|\d+[.)])(\s|$)|.*\|")
 _N_CHAPTERS = 3  # a level of headings that has fewer is the title's, and the next one makes the chapters
 _N_TITLE = 120
+_N_TITLE_SOURCE = 2000  # characters of a heading's line that are looked at
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def markdown_headings(text: str) -> list[Heading]:
 
 def plain_title(markdown: str) -> str:
     """A heading's text without its markup, on one line, at most 120 characters."""
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)  # links, pictures
+    text = markdown[:_N_TITLE_SOURCE]  # the expressions below may take the square of a line's length
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)  # links, pictures
     text = re.sub(r"<[^>]*>|\{#[^}]*\}|[ \t]#+[ \t]*$", "", text)
     text = " ".join(re.sub(r"[*`]|\\(?=[\W_])|(?<!\w)_+|_+(?!\w)", "", text).split())
     return text if len(text) <= _N_TITLE else text[: _N_TITLE - 1].rstrip() + "…"

@@ -15,8 +15,8 @@ from lacache_app.documents.refusals import refuse_binary
 KIND = "html"
 
 _N_LOOK = 1 << 12
-_SKIP = rb"(?:\xef\xbb\xbf)?(?:\s|<!--.*?-->|<\?xml[^>]*\?>)*"
-_PAGE = re.compile(_SKIP + rb"(?:<!doctype\s+html|<html[\s>]|<head[\s>]|<body[\s>])", re.IGNORECASE | re.DOTALL)
+_BEFORE = re.compile(rb"\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>", re.DOTALL)  # one piece of what may stand first
+_PAGE = re.compile(rb"<!doctype\s+html|<html[\s>]|<head[\s>]|<body[\s>]", re.IGNORECASE)
 _FRAGMENT = re.compile(rb"\s*<(?:p|div|h[1-6]|table|ul|ol|article|section|main|title|meta|center)[\s>]", re.IGNORECASE)
 _CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})|<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w.:-]{2,40})",
@@ -29,7 +29,10 @@ def claims(data: bytes) -> bool:
     head = data[:_N_LOOK]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         head = head.replace(b"\0", b"")[2:]
-    if _PAGE.match(head):
+    start = 0
+    while piece := _BEFORE.match(head, start):  # a loop: one expression for all would try every way to divide them
+        start = piece.end()
+    if _PAGE.match(head, start):
         return True
     return bool(_FRAGMENT.match(head)) and data.rstrip()[-1:] == b">" and b"\n# " not in head and b"```" not in head
 

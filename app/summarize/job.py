@@ -131,6 +131,7 @@ class Job:
             if _note_of(path, engine) == stage:
                 return ""
         except LacacheError as error:
+            path.unlink(missing_ok=True)  # it fits no better in the next stage
             return f"{self.name} is read from the beginning of this part again: {error}"
         path.unlink(missing_ok=True)  # of an earlier stage
         engine.reset()

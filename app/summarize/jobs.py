@@ -61,6 +61,11 @@ class Jobs:
         """Jobs that can be resumed, newest first: neither finished nor being worked on."""
         return [job for job in self._all() if job.state != "done" and not job.is_running]
 
+    @property
+    def is_any_running(self) -> bool:
+        """Whether somebody works on one, or ends to."""
+        return any(job.is_running for job in self._all())
+
     def finished(self) -> list[Job]:
         """Jobs that were kept when they were done, newest first."""
         return [job for job in self._all() if job.state == "done"]

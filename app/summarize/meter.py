@@ -1,6 +1,6 @@
 """How far a summary is and how long it will take: events in, numbers out. Knows no screen.
 
-meter = Meter()
+meter = Meter(task)
 for event in summarize(...):
     meter.update(event)
     meter.fraction, meter.tokens_per_s, meter.eta_s, meter.title
@@ -19,10 +19,10 @@ _SMOOTH = 0.3  # weight of the newest measurement of a writing speed
 
 
 class Meter:
-    """Running totals over all stages. `n_write` is the number of tokens that one summary is expected to have."""
+    """Running totals over all stages. Every text is expected to be as long as the task allows."""
 
-    def __init__(self, n_write: int = 100, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._n_write = clock, n_write
+    def __init__(self, task: Task, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._task = clock, task
         self.title, self.index, self.n_stages, self.is_writing = "", 0, 1, False
         self.n_total = self.n_before = self.n_done = self.n_written = 0
         self.tokens_per_s = 0.0  # reading, new tokens only
@@ -86,5 +86,6 @@ class Meter:
             return None
         n_left = max(0, self.n_total - self.n_before - self.n_done)
         n_texts = max(0, self.n_stages - self.index)
-        n_to_write = max(0, n_texts * self._n_write - self.n_written)
+        n_all = (n_texts - 1) * self._task.n_part + self._task.n_final if n_texts else 0
+        n_to_write = max(0, n_all - self.n_written)
         return n_left / self.tokens_per_s + n_to_write * self.write_s

@@ -58,7 +58,7 @@ class Reading:
 
     def __init__(self, document: Document | None, task: Task, job: Job | None = None) -> None:
         self.document, self.task, self.job = document, task, job
-        self.meter = Meter()
+        self.meter = Meter(task)
         self.run: Run[Any] | None = None
         self.fingerprint = b""  # of the tokens in the memory at the end
         self.chars_per_token = 0.0

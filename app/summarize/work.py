@@ -52,7 +52,7 @@ def summarize(
     most = task.n_final if max_tokens is None else max_tokens
     if job is not None:
         job.sampling = {**sampling, "max_tokens": most}
-        job.engine = {**engine_identity(engine), **job.engine}
+        _take_over(job, engine)
     with job.working() if job else nullcontext():
         yield from _Work(engine, document, task, job, most, sampling).run()
 
@@ -204,11 +204,20 @@ def part_sizes(engine: Engine, task: Task) -> tuple[int, int]:
     return n_read, max(2, n_notes // (task.n_part + 2))
 
 
+def _take_over(job: Job, engine: Engine) -> None:
+    """The job is this engine's from now on. Its parts were cut for the memory of the one before: as long as nothing
+    was written about them, they are cut anew."""
+    identity = engine_identity(engine)
+    if not job.texts and job.engine.get("n_ctx") != identity["n_ctx"]:
+        job.nodes = []
+    job.engine = identity
+
+
 def engine_identity(engine: Engine) -> dict[str, Any]:
     """What a saved memory depends on, as plain values: to load the same engine again for a resume."""
     policy = {"name": engine.policy.name, **asdict(engine.policy)}
     return {
-        "model": str(engine.model.path) if engine.model.source == "path" else engine.model.name,
+        "model": str(engine.model.path.absolute()) if engine.model.source == "path" else engine.model.name,
         "n_ctx": engine.n_ctx,
         "policy": policy,
         "type_k": engine.type_k,

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import gradio as gr
+from lacache_app.environment import UPLOAD_MAX_S
 from lacache_app.ui import chat_tab, compare_tab, documents_tab, memory_panel, models_tab, shell
 from lacache_app.ui.context import Context
 
@@ -32,7 +33,8 @@ class Shared:
 def build_app(ctx: Context) -> gr.Blocks:
     """All components and their events."""
     built: list[tuple[ModuleType, Any]] = []
-    with gr.Blocks(title="LaCache", fill_width=True, delete_cache=(3600, 86400), analytics_enabled=False) as demo:
+    kept = (3600, UPLOAD_MAX_S)  # how often it is looked, how long files stay
+    with gr.Blocks(title="LaCache", fill_width=True, delete_cache=kept, analytics_enabled=False) as demo:
         wanted = gr.State("")
         shell.build_header()
         with gr.Row(elem_id="lc-body"):

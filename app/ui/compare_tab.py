@@ -167,8 +167,7 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         run,
         own.inputs(),
         [own.result, own.start, own.stop],
-        concurrency_id="engine",
-        concurrency_limit=1,
+        concurrency_limit=None,  # it paints at once that it waits; the engine's host lets one work at a time
         show_progress="hidden",
         api_visibility="private",
     )

@@ -7,6 +7,7 @@ What it does not know: layout, how a file is read, how a summary is made.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -194,7 +195,8 @@ class DocumentsPage:
 
     def _over(self, reading: Reading, view: View) -> Changes:
         changes = {**self._settled(), self.own.progress: show.progress(view)}
-        self._remember(reading, view)
+        with contextlib.suppress(OSError):  # a full disk: the next one is told no times beforehand
+            self._remember(reading, view)
         self.jobs.prune()
         job = reading.job
         if view.result is None or job is None:
@@ -203,11 +205,15 @@ class DocumentsPage:
 
     def _show(self, text: str, finished: Finished) -> Changes:
         own = self.own
+        try:
+            save = gr.DownloadButton(value=self._file(finished), interactive=True)
+        except OSError:  # a full disk; the text can still be copied
+            save = gr.DownloadButton(value=None, interactive=False)
         return {
             own.result: show.safe_markdown(text),
             own.finished: finished,
             own.actions: gr.Row(visible=True),
-            own.save: gr.DownloadButton(value=self._file(finished)),
+            own.save: save,
         }
 
     def _file(self, finished: Finished) -> str:
@@ -262,6 +268,15 @@ class DocumentsPage:
             choice: gr.Radio(choices=choices, value=jobs[0].id if jobs else None),
             go_on: self._label(jobs[0] if jobs else None),
         }
+
+    def offers_to_a_new_page(self) -> Iterator[Changes]:
+        """The list; once more when the summary of a page that was just closed has written what it had read."""
+        yield self.offers()
+        for _ in range(20):
+            if not self.jobs.is_any_running:
+                break
+            time.sleep(0.5)
+        yield self.offers()
 
     def chosen(self, job_id: str | None) -> gr.Button:
         """Another job was chosen: the button says what it does."""

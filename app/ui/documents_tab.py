@@ -108,14 +108,14 @@ def _build_resume() -> tuple[gr.Group, gr.Radio, gr.Button, gr.Button]:
 
 
 def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
-    """The events. Reading files has its own lane; what runs the model shares one with the rest of the app."""
+    """The events. Reading files has its own lane."""
     from lacache_app.ui.documents_page import DocumentsPage
 
     page = DocumentsPage(ctx, own, shared)
     group, choice, go_on, forget = own.resume
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    engine = {
-        "concurrency_id": "engine", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private",
+    paints = {  # at once, also while it waits: the engine's host lets one work at a time
+        "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
         "trigger_mode": "multiple",  # the next one may be due before the end of the last one reached the page
     }  # fmt: skip
 
@@ -125,13 +125,13 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
         api_visibility="private",
     )  # fmt: skip
     own.start.click(page.begin, [own.document, own.due, *own.options()], page.asking, **quick).then(
-        page.follow, own.due, page.painted, **engine
+        page.follow, own.due, page.painted, **paints
     )
-    go_on.click(page.go_on, [choice, own.due], page.asking, **quick).then(page.follow, own.due, page.painted, **engine)
+    go_on.click(page.go_on, [choice, own.due], page.asking, **quick).then(page.follow, own.due, page.painted, **paints)
     own.stop.click(page.stop, None, own.stop, **quick)
     forget.click(page.forget, choice, [group, choice, go_on, own.progress], **quick)
     choice.input(page.chosen, choice, go_on, **quick)
-    shared.demo.load(page.offers, None, [group, choice, go_on], **quick)
+    shared.demo.load(page.offers_to_a_new_page, None, [group, choice, go_on], **paints)
     shared.demo.unload(page.leave)
 
     own.copy.click(None, own.result, None, js=_COPY_JS, api_visibility="private")

@@ -243,11 +243,13 @@ class ModelsPage:
             text = f"{entry.name} was not loaded: {page_words(error)}.{kept}"
             yield {**self._present(), own.status: models_html.error(text), own.load: gr.Button(interactive=True)}
             return
-        save_settings(self.ctx.data_dir, settings)
-        yield {
-            **self._present(), own.status: models_html.news(f"{entry.name} is loaded.", "good"),
-            own.load: gr.Button(interactive=True),
-        }  # fmt: skip
+        news = models_html.news(f"{entry.name} is loaded.", "good")
+        try:
+            save_settings(self.ctx.data_dir, settings)
+        except OSError as error:
+            text = f"{entry.name} is loaded, but not remembered for the next start: {error.strerror or error}."
+            news = models_html.error(text)
+        yield {**self._present(), own.status: news, own.load: gr.Button(interactive=True)}
 
     def unload(self) -> Changes:
         """Free the memory; the next question loads the model again."""

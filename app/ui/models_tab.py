@@ -198,7 +198,6 @@ def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
     hub = HubPage(own, downloads, page.relist)
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-    engine = {**slow, "concurrency_id": "engine", "concurrency_limit": 1}
     chosen = [own.models, own.budget, *own.advanced.inputs()]
     types = (own.advanced.type_k, own.advanced.type_v)
     arithmetic = [own.budget, *(box for box in own.advanced.inputs() if box not in types)]
@@ -211,7 +210,7 @@ def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
     own.advanced.policy.input(page.fields, own.advanced.policy, [*own.advanced.of_policy().values()], **quick)
     gr.on([box.input for box in types], page.rerange, chosen, [own.budget, own.estimate], **quick)
 
-    own.load.click(page.load, chosen, page.loaded, **engine)
+    own.load.click(page.load, chosen, page.loaded, **slow)
     own.unload.click(page.unload, None, page.loaded, **quick)
 
     gr.on([own.add_folder.click, own.folder.submit], page.add_folder, [own.folder, own.models], page.scanned, **slow)

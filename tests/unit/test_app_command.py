@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import socket
 
 import pytest
@@ -93,10 +95,16 @@ def chosen(folder, *flags: str) -> EngineSettings:
 @pytest.mark.model
 def test_flags_win_over_what_was_stored_and_that_over_defaults(tmp_path, monkeypatch):
     assert chosen(tmp_path) == EngineSettings()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     stored = EngineSettings(kv_budget="64MiB", type_k="q8_0")
     save_settings(tmp_path, stored)
     assert chosen(tmp_path) == stored
     flags = chosen(tmp_path, "-c", "512", "--policy", "sink_window")
     assert (flags.n_ctx, flags.kv_budget, flags.policy) == (512, None, SinkWindow())
+    assert chosen(tmp_path, "-t", "3") == dataclasses.replace(stored, n_threads=3), "the model and the memory stay"
+    assert "HF_HUB_OFFLINE" not in os.environ
+    assert chosen(tmp_path, "--offline") == stored
+    assert os.environ["HF_HUB_OFFLINE"] == "1", "the models page must not use the network either"
+    assert chosen(tmp_path, "-ngl", "7") == dataclasses.replace(stored, n_gpu_layers=7)
     monkeypatch.setenv("LACACHE_KV_BUDGET", "32MiB")
     assert chosen(tmp_path).kv_budget == "32MiB"

@@ -110,7 +110,8 @@ def test_save_does_not_overwrite_foreign_files(talk, tmp_path):
     talk.says("hello")
     assert "saved 2 messages" in talk.says(f"/save {tmp_path / 'talk.md'}")[1], "its own file may be written again"
     assert "error: /save needs a file name" in talk.says("/save")[1]
-    assert "error: cannot write" in talk.says(f"/save {tmp_path / 'no' / 'talk.md'}")[1]
+    for name in (tmp_path / "no" / "talk.md", "~nobody-of-that-name/talk.md", "x" * 300, "a\0b"):
+        assert "error: cannot write" in talk.says(f"/save {name}")[1], "the chat goes on"
 
 
 def test_an_error_is_shown_and_the_chat_goes_on(talk, monkeypatch):

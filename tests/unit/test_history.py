@@ -13,7 +13,7 @@ def test_it_holds_what_came_in_order(has_losses: bool) -> None:
     rng = np.random.default_rng(0)
     history, tokens, losses = History(has_losses), [], []
     for _ in range(300):
-        chunk, lost = rng.integers(0, 1000, rng.integers(1, 40)), rng.random(40, dtype=np.float32)
+        chunk, lost = rng.integers(0, 1000, rng.integers(1, 40)), rng.random(40, dtype=np.float32).astype(np.float16)
         history.append(chunk, lost[: len(chunk)] if has_losses else None)
         tokens += chunk.tolist()
         losses += lost[: len(chunk)].tolist()
@@ -37,7 +37,7 @@ def test_a_saved_one_must_fit() -> None:
     history = History(True)
     history.append([1, 2, 3], np.ones(3, dtype=np.float32))
     tokens, losses = history.tokens.copy(), history.losses.copy()
-    for wrong in (losses[:2], losses.astype(np.float64), losses * np.float32("nan"), np.empty(0, dtype=np.float32)):
+    for wrong in (losses[:2], losses.astype(np.float64), losses * np.float16("nan"), np.empty(0, dtype=np.float32)):
         with pytest.raises(ValueError, match="losses are"):
             history.replace(tokens, wrong)
     with pytest.raises(ValueError, match="losses are"):
@@ -46,3 +46,11 @@ def test_a_saved_one_must_fit() -> None:
     history.replace(tokens[:1], losses[:1])
     history.append([9] * 2000, np.zeros(2000, dtype=np.float32))
     assert (history.tokens[:2].tolist(), len(history.losses)) == ([1, 9], 2001)
+
+
+def test_a_long_history_takes_six_bytes_a_token() -> None:
+    history, n = History(True), 100_000
+    for first in range(0, n, 64):
+        history.append(range(first, first + 64), np.full(64, 2.5, dtype=np.float32))
+    assert history._tokens.nbytes + history._losses.nbytes <= 1.25 * 6 * n + 6 * 64
+    assert history.losses[-1] == 2.5

@@ -57,6 +57,7 @@ def test_a_value_that_cannot_be_written_leaves_the_file_whole(tmp_path):
     [
         "", "{", "[]", "null", '{"engine": 3}', '{"engine": {"model": 7}}', '{"engine": {"n_ctx": "many"}}',
         '{"engine": {"policy": {"name": "unheard"}}}', '{"engine": {"policy": {"name": "ladder", "no": 1}}}',
+        '{"engine": {"policy": {"name": "ladder", "span": 0}}}',
         '{"engine": {"n_ctx": true}}', "\x00\xff",
     ],
 )  # fmt: skip
@@ -65,6 +66,28 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path, text):
     assert load_settings(tmp_path) is None
     save_settings(tmp_path, EngineSettings())
     assert load_settings(tmp_path) == EngineSettings()
+
+
+def test_a_damaged_file_is_kept_under_another_name(tmp_path):
+    """A comma too many by hand must not cost what `lacache calibrate` took an hour to find."""
+    (tmp_path / "settings.json").write_text('{"calibrated": {"m": [1]},}')
+    save_value(tmp_path, "welcome_seen", True)
+    assert load_value(tmp_path, "welcome_seen") is True
+    (kept,) = tmp_path.glob("settings.damaged-*.json")
+    assert kept.read_text() == '{"calibrated": {"m": [1]},}'
+
+
+def test_what_cannot_be_read_is_not_written_over(tmp_path, monkeypatch):
+    save_value(tmp_path, "a", 1)
+    monkeypatch.setattr("pathlib.Path.read_text", _no_permission)
+    with pytest.raises(PermissionError):
+        save_value(tmp_path, "b", 2)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"a": 1}
+
+
+def _no_permission(*_args, **_settings):
+    raise PermissionError(13, "Permission denied")
 
 
 def test_settings_of_a_later_version_are_read_as_far_as_known(tmp_path):

@@ -233,7 +233,7 @@ def test_a_text_that_was_cut_off_ends_with_a_whole_sentence(text, reason, expect
 
 
 def test_meter_runs_from_nothing_to_the_end(fake_engine):
-    engine, meter, fractions = fake_engine(n_ctx=1024), Meter(), []
+    engine, meter, fractions = fake_engine(n_ctx=1024), Meter(Task("parts")), []
     for event in summarize(engine, chapters(12, 400), Task("parts")):
         meter.update(event)
         fractions.append(meter.fraction)
@@ -246,12 +246,22 @@ def test_meter_runs_from_nothing_to_the_end(fake_engine):
 
 
 def test_meter_counts_only_what_was_read_now():
-    meter = Meter()
+    meter = Meter(Task())
     meter.update(Stage(0, 1, "a"))
     meter.update(Progress(900, 1000, 10, 10, 0, 1.0, n_before=800))
     assert meter.tokens_per_s == 100
     assert meter.fraction == 0.9
     assert meter.eta_s == 1.0
+
+
+def test_time_left_counts_what_a_long_summary_may_have_to_write():
+    times = iter((0.0, 0.5))
+    meter = Meter(Task("parts", length="long"), clock=lambda: next(times))
+    meter.update(Stage(0, 3, "a", 100, 0, 300))
+    meter.update(Progress(100, 100, 10, 10, 0, 1.0))
+    for _ in range(2):
+        meter.update(Step(1, "x"))
+    assert meter.eta_s == pytest.approx(200 / 100 + (2 * 160 + 640 - 2) * 0.5)
 
 
 def test_counters_say_what_the_stats_say():

@@ -193,6 +193,21 @@ def test_another_memory_reads_again_and_says_so(fake_engine, jobs):
     assert events[-1].summary == list(summarize(fake_engine(n_ctx=2048), document()))[-1].summary
 
 
+@pytest.mark.usefixtures("at_once")
+def test_a_smaller_memory_cuts_the_parts_anew_as_long_as_none_is_written(fake_engine, jobs):
+    task = Task("parts")
+    running = summarize(fake_engine(n_ctx=4096), document(), task, job=jobs.create(document(), task))
+    cut(running, 3)
+    found = die(jobs).unfinished()[0]
+    running.close()
+    assert found.nodes
+    assert not found.texts
+    engine = fake_engine(n_ctx=1024)
+    assert len([event for event in resume(engine, found) if isinstance(event, Note)]) <= 1
+    assert engine.stats.n_compactions == 0, "nothing is thinned while a part is read"
+    assert found.engine["n_ctx"] == 1024
+
+
 @pytest.mark.parametrize("name", ["memory.kv", "job.json", "document.txt"])
 @pytest.mark.usefixtures("at_once")
 def test_damaged_files(fake_engine, jobs, name):

@@ -203,7 +203,9 @@ export class Painter {
     if (scene.nFirstWhole < scene.nSeen) {
       const start = recent.x + recent.w * (1 - Math.min(1, scene.nNewestWhole / scene.nRecent));
       text("thinned step by step", recent.x, below, "left");
-      text(`${number(scene.nNewestWhole)} whole`, Math.max(start + 4, recent.x + 130), below, "left", look.ink);
+      const whole = `${number(scene.nNewestWhole)} whole`;
+      const last = right - g.measureText(whole).width; // a small memory's newest tokens are a narrow strip
+      text(whole, Math.min(last, Math.max(start + 4, recent.x + 130)), below, "left", look.ink);
     } else if (scene.nSeen) text("nothing thinned yet", right, below, "right");
     if (scene.closeUp) {
       const first = scene.closeUp.first;
