@@ -41,8 +41,8 @@ class Index:
     def add_new(self) -> None:
         """Index what was written since the last time."""
         if self.is_there:
-            sql = f"INSERT INTO lower_index (rowid, text) SELECT id, lowered({SHOWN}) FROM messages WHERE is_indexed = 0"
-            self._db.execute(sql)
+            new = f"SELECT id, lowered({SHOWN}) FROM messages WHERE is_indexed = 0"
+            self._db.execute(f"INSERT INTO lower_index (rowid, text) {new}")
             self._db.execute("UPDATE messages SET is_indexed = 1 WHERE is_indexed = 0")
 
     def remove(self, chosen: str, *values: Any) -> None:

@@ -32,7 +32,7 @@ _FORMAT = 1  # of the content; another one is refused
 _HEAD = struct.Struct("<8sQ")
 _N_DIGEST = 32
 _N_HEADER_MAX = 64 << 20
-_TYPES = {"i4": np.dtype("<i4"), "i8": np.dtype("<i8"), "f4": np.dtype("<f4"), "u1": np.dtype("u1")}
+_TYPES = {name: np.dtype(f"<{name}") for name in ("i4", "i8", "f2", "f4", "u1")}
 _N_CHUNK = 1 << 20
 _N_BLOCKS = 64  # of a model that its fingerprint looks at
 

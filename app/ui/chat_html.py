@@ -63,7 +63,7 @@ def news(view: View | None) -> str:
     if view.state == "reading":
         return _reading(view)
     if view.state == "answering":
-        return _line(f"Writing · {_written(view)}", "busy")
+        return _line(f"Writing · {_written(view)}", "busy", role="timer")  # nobody wants every number read out
     if view.state == "failed":
         return _line(escape(view.error), "error", role="alert")
     if view.state == "stopped":
@@ -110,7 +110,7 @@ def _reading(view: View) -> str:
     numbers = f"Reading {progress.n_done:,} of {progress.n_total:,} tokens · {progress.tokens_per_s:,.0f} tokens/s"
     left = f" · about {duration(progress.eta_s)} left" if progress.eta_s > 0 else ""
     bar = f'<progress max="{progress.n_total}" value="{progress.n_done}" aria-label="Reading"></progress>'
-    return _line(f"{bar}<span>{numbers}{left}</span>", "busy")
+    return _line(f"{bar}<span>{numbers}{left}</span>", "busy", role="timer")
 
 
 def _written(view: View) -> str:

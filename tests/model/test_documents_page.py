@@ -50,6 +50,36 @@ def summarized(app, mode: str):
     return app.page._over(reading, view)[app.own.finished]
 
 
+def test_a_full_disk_at_the_end_strands_nobody(app, monkeypatch):
+    """The text is there, it can be copied and gone on with, and the next one can be begun."""
+    document, task = Document("diary.txt", TEXT), Task("whole", length="short")
+    reading = Reading(document, task, app.page.jobs.create(document, task, keep=True)).start(app.host)
+    view = list(reading.views())[-1]
+
+    def full(*_args, **_settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lacache_app.ui.documents_page.save_value", full)
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    changes = app.page._over(reading, view)
+    assert changes[app.own.start].visible is True
+    assert changes[app.own.actions].visible is True
+    assert changes[app.own.finished].result.text == view.text
+    assert changes[app.own.save].interactive is False
+
+
+def test_a_summary_that_waits_is_painted_and_can_be_stopped(app):
+    first = app.host.start(lambda engine: iter(engine.chat([{"role": "user", "content": TEXT}], max_tokens=200)))
+    document, task = Document("diary.txt", TEXT), Task("whole", length="short")
+    reading = Reading(document, task).start(app.host)
+    views = reading.views()
+    assert next(views).state == "waiting"
+    reading.stop()
+    assert [view.state for view in views][-1] == "stopped"
+    assert not first.is_over, "it stopped before its turn came"
+    first.stop()
+
+
 def first_progress(app, conversation: str) -> Progress:
     """Ask in the conversation; the first event of the reading."""
     ask(app.store, conversation, "Who writes every night?")

@@ -56,6 +56,13 @@ def test_one_at_a_time_runs_the_model(demo):
     assert all(fn.queue for fn in in_queue)
 
 
+def test_what_waits_for_the_engine_is_painted_at_once(demo):
+    """In a lane of Gradio's it would show nothing before its turn, and could not be stopped."""
+    limits = {fn.fn.__qualname__: fn.concurrency_limit for fn in demo.fns.values() if fn.fn is not None}
+    for name in ("DocumentsPage.follow", "ModelsPage.load", "wire.<locals>.run"):
+        assert limits[name] is None, name
+
+
 def test_ids_are_unique(demo):
     ids = [block.elem_id for block in demo.blocks.values() if getattr(block, "elem_id", None)]
     assert len(ids) == len(set(ids))
