@@ -67,9 +67,9 @@ def join(documents: Sequence[Document]) -> Document:
         return documents[0]
     text, parts = "", []
     for document in documents:
-        start = len(text)
-        text += f"File: {document.name}\n\n"
-        shift, name = len(text), PurePath(document.name).name
+        start, shown = len(text), document.name.encode("utf-8", "replace").decode()  # Linux takes any bytes as a name
+        text += f"File: {shown}\n\n"
+        shift, name = len(text), PurePath(shown).name
         for part in document.parts:
             label = f"{name}, {part.label}" if part.label else name
             parts.append(replace(part, label=label, start=part.start + shift, end=part.end + shift))

@@ -29,7 +29,6 @@ def read_document(path: str | Path, limits: Limits | None = None, *, name: str =
     """
     limits = limits or Limits()
     name = name or (STDIN if str(path) == "-" else str(path))
-    name = name.encode("utf-8", "replace").decode()  # Linux takes any bytes, a tokenizer does not
     data = _bytes(path, name, limits)
     if not data.strip():
         raise DocumentError(f"{name} is empty; there is nothing to read")

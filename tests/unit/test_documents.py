@@ -262,6 +262,12 @@ def test_join_of_one_is_itself_and_of_none_an_error():
         join([])
 
 
+def test_a_joined_text_is_text_whatever_the_files_are_called():
+    both = join([Document("caf\udce9.txt", "x"), PAGES])
+    assert both.text.encode().startswith(b"File: caf?.txt")
+    both.parts[0].label.encode(), both.parts[0].title.encode()
+
+
 def test_join_keeps_parts_and_says_which_file():
     other = Document("b.txt", "four", note="b.txt: read as UTF-16")
     both = join([PAGES, other])
