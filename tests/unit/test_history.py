@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -48,9 +50,25 @@ def test_a_saved_one_must_fit() -> None:
     assert (history.tokens[:2].tolist(), len(history.losses)) == ([1, 9], 2001)
 
 
-def test_a_long_history_takes_six_bytes_a_token() -> None:
-    history, n = History(True), 100_000
+def test_more_than_was_reserved(monkeypatch) -> None:
+    monkeypatch.setattr("lacache_gguf.history._N_RESERVED", 100)
+    history, n = History(True), 6400
     for first in range(0, n, 64):
         history.append(range(first, first + 64), np.full(64, 2.5, dtype=np.float32))
-    assert history._tokens.nbytes + history._losses.nbytes <= 1.25 * 6 * n + 6 * 64
-    assert history.losses[-1] == 2.5
+    assert history.tokens.tolist() == list(range(n))
+    assert (history.losses == 2.5).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_history_takes_six_bytes_a_token_and_no_more() -> None:
+    history, n = History(True), 300_000
+    before = resident()
+    for first in range(0, n, 64):
+        history.append(range(first, first + 64), np.full(64, 2.5, dtype=np.float32))
+    assert resident() - before < 1.3 * 6 * n
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
