@@ -23,7 +23,7 @@ from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 WIDE = {"width": 1440, "height": 960}
 TALL = {"width": 1440, "height": 1300}
-TALLER = {"width": 1440, "height": 1560}
+TALLER = {"width": 1440, "height": 1480}
 NARROW = {"width": 390, "height": 844}
 LONG_S = 600
 MAX_BYTES = 300_000
