@@ -146,11 +146,8 @@ class Context:
             self.clear()
             raise ValueError(f"llama.cpp refuses {len(data)} bytes for {n_cells} cells: {native.recent_errors()}")
 
-    def decode(self, tokens: Sequence[int], pos: int, all_logits: bool = False) -> None:
-        """Feed `tokens` at positions pos, pos + 1, ...; logits of the last one are kept, or of all.
-
-        Raises MemoryFull if the cells do not suffice, UsageError for a token outside the vocabulary.
-        """
+    def check(self, tokens: Sequence[int]) -> np.ndarray:
+        """`tokens` as int64 [n]. Raises UsageError for none, for more than a batch, or one outside the vocabulary."""
         n = len(tokens)
         if not 0 < n <= self.n_batch:
             raise UsageError(f"a batch of {n} tokens; give 1 to {self.n_batch}")
@@ -160,6 +157,14 @@ class Context:
                 f"token {chunk[(chunk < 0) | (chunk >= self.model.n_vocab)][0]} is not in this model's "
                 f"vocabulary of {self.model.n_vocab}"
             )
+        return chunk
+
+    def decode(self, tokens: Sequence[int], pos: int, all_logits: bool = False) -> None:
+        """Feed `tokens` at positions pos, pos + 1, ...; logits of the last one are kept, or of all.
+
+        Raises MemoryFull if the cells do not suffice, UsageError as `check` does.
+        """
+        chunk, n = self.check(tokens), len(tokens)
         self._token[:n] = chunk
         self._pos[:n] = np.arange(pos, pos + n)
         self._logits[:n] = all_logits

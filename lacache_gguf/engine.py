@@ -327,8 +327,8 @@ class Engine:
         tokens = np.asarray(tokens, dtype=np.int64)
         if tokens.ndim != 1 or len(tokens) < n_least:
             raise UsageError(f"needs at least {n_least} token(s) in one row, got an array of shape {tokens.shape}")
-        n_most = self.policy.n_free_max(self.n_layer, self.n_ctx) or self.n_ctx
-        if not 1 <= n_ubatch <= n_most:
+        if not 1 <= n_ubatch <= self._memory.n_at_once(min(n_ubatch, self.n_ctx), n_pinned=0):
+            n_most = self._memory.n_at_once(self.n_ctx, n_pinned=0)
             raise UsageError(f"n_ubatch is {n_ubatch}; this policy and budget allow 1 to {n_most}")
         self.reset()
         return tokens

@@ -155,7 +155,7 @@ class KvGeometry:
         while high - low > 1:  # cost grows with the number of steps
             middle = (low + high) // 2
             low, high = (middle, high) if cost(middle) <= budget_bytes else (low, middle)
-        return low * CELL_STEP
+        return min(low * CELL_STEP, self.n_ctx_train or low * CELL_STEP)
 
     def budget_cells(
         self,

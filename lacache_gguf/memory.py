@@ -62,7 +62,10 @@ class Memory:
         keeps_pos = n_pos > 0
         self._numbering: Numbering = Original(n_rows, n_ctx, n_pos) if keeps_pos else InCache()
         self._compact, self._turn = thin if keeps_pos and thin else compact, turn
-        self._check_freed = check_freed if not keeps_pos else lambda n_freed: None  # keys hardly ever turn
+        self._check_freed = check_freed
+        if keeps_pos:  # keys turn when positions are used up
+            n_between = n_pos - n_ctx  # tokens
+            self._check_freed = lambda n_freed: check_freed(max(n_freed, n_between))
         self._check(0)
         self._held = np.zeros((n_rows, n_ctx), dtype=np.int32)
         shape, ask = (n_layer, n_head_kv, n_ctx), score or _nobody
@@ -130,7 +133,22 @@ class Memory:
     def n_read(self, n_ubatch: int) -> int:
         """Tokens to feed at a time while reading: an eighth of the budget at most, so that old cells are thinned
         gently, and no more than the policy can free at once."""
-        return max(1, min(n_ubatch, self.n_ctx // 8, self._n_free_max() or n_ubatch))
+        return max(1, self.n_at_once(min(n_ubatch, self.n_ctx // 8)))
+
+    def n_at_once(self, n_most: int, n_pinned: int | None = None) -> int:
+        """Tokens, `n_most` at most, that room can always be made for, however many cells are in use, with `n_pinned`
+        first cells that stay (None: as many as now).
+
+        A policy of whole rungs cannot free every number of cells, and the less, the fewer there are. One that never
+        thins is no limit: it says itself when it is full.
+        """
+
+        def n_free(n_cells: int) -> int:
+            return self.policy.n_free_max(self.n_layer, n_cells, self.n_pinned if n_pinned is None else n_pinned)
+
+        if not n_free(self.n_ctx):
+            return n_most
+        return min([n_most, *(n + n_free(self.n_ctx - n) for n in range(n_most))])
 
     @property
     def n_block(self) -> int:
@@ -273,9 +291,6 @@ class Memory:
     def _voted(self) -> Votes | None:
         """What is known of attention, if the policy wants to see it."""
         return next((scores for scores in self._scores if isinstance(scores, Votes)), None)
-
-    def _n_free_max(self) -> int:
-        return self.policy.n_free_max(self.n_layer, self.n_ctx, self.n_pinned)
 
 
 def _nobody(need: Need, first: int) -> np.ndarray:

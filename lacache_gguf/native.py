@@ -27,6 +27,10 @@ _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our lib
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
 
 
+ERR_COMPUTE = -11
+"""Status of a call that failed half way; the cells of the sequence are gone then."""
+
+
 class NativeError(LacacheError):
     """The patched library is missing, of another version, or refused a call."""
 

@@ -109,7 +109,7 @@ class Original:
         close up behind position 0, each at its number at least, so that no two meet."""
         if self.pos_next + n_tokens <= self._n_pos or self.pos_next <= n_cells:
             return None
-        shift = max(n_cells, self._n_pos // 2) - self.pos_next
+        shift = min(max(n_cells, self._n_pos // 2), self._n_pos - n_tokens) - self.pos_next
         if shift >= 0:
             return None
         pos = self._pos[:, :n_cells]

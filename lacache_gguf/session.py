@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lacache_gguf import native
 from lacache_gguf.context import Context
 from lacache_gguf.errors import UsageError
 from lacache_gguf.events import Progress, Step
@@ -60,12 +61,19 @@ class Session:
     # ---- cells come and go -----------------------------------------------------------------------------------------
 
     def feed(self, chunk: Sequence[int], n_block: int | None = None, all_logits: bool = False) -> None:
-        """Make room, decode, count: the only place where cells come."""
+        """Make room, decode, count: the only place where cells come. Nothing has changed if a token is refused, or if
+        room cannot be made."""
+        self._context.check(chunk)
         losses = np.empty(len(chunk), dtype=np.float32) if self._history.has_losses else None
         if losses is not None:
             losses[0] = nll(self._row()[None], chunk[:1])[0] if self._has_logits else self._usual_loss()
+        try:
+            self._memory.make_room(len(chunk), n_block)
+        except native.NativeError as error:
+            if error.status == native.ERR_COMPUTE:  # the cells are gone
+                self.reset()
+            raise
         self._has_logits = False
-        self._memory.make_room(len(chunk), n_block)
         self._context.decode(chunk, self._memory.pos_next, all_logits or losses is not None)
         if losses is not None and len(chunk) > 1:
             losses[1:] = nll(self._context.logits(len(chunk))[:-1], chunk[1:])
@@ -263,13 +271,14 @@ class Session:
             raise ValueError(f"{len(seen)} tokens and {len(logits)} logits do not fit the counters and the vocabulary")
         seconds = {name: float(values["seconds"][name]) for name in self.seconds}
         n_read, n_decoded = int(values["n_read"]), int(values["n_decoded"])
+        saved, finish_reason = arrays["cells"], values["finish_reason"]
         before = self._memory.state()
         cells = self._context.state() if len(self.seen) else np.empty(0, dtype=np.uint8)
         history = History(self._history.has_losses)
         history.replace(seen, arrays.get("losses", np.empty(0, dtype=np.float16)))
         self._memory.restore(values["memory"], arrays)
         try:
-            self._context.restore(arrays["cells"], self._memory.n_cells)
+            self._context.restore(saved, self._memory.n_cells)
         except ValueError:
             self._memory.restore(*before)
             self._context.restore(cells, self._memory.n_cells)
@@ -277,5 +286,5 @@ class Session:
         self._history, self.pending = history, [int(token) for token in pending]
         self._has_logits, self._restored_row = len(logits) > 0, logits.copy() if len(logits) else None
         self.seconds, self.n_read, self.n_decoded = seconds, n_read, n_decoded
-        self.finish_reason = values["finish_reason"]
+        self.finish_reason = finish_reason
         self._run = object()

@@ -2,7 +2,7 @@
 
 Nothing here knows tensors, ctypes, models or tokens: a policy is arithmetic on cell numbers, and on scores where it has
 a `Need`, so it can be tested without a model. Native code executes the plan in every layer at once; after it cell i has
-position i in every layer.
+position i in every layer, unless keys keep the position of their token (`n_pos`).
 
     >>> from lacache_gguf.policies import SinkWindow, View
     >>> policy = SinkWindow(n_sink=4)
@@ -59,7 +59,7 @@ class View:
     """What a policy may look at.
 
     n_layer    layers of the KV memory
-    n_cells    cells in use now, the same in every layer (== the position of the next token)
+    n_cells    cells in use now, the same in every layer
     n_free     cells that must become free, >= 1: the plan has n_kept <= n_cells - n_free
     n_pinned   first cells that must stay in every layer (BOS, system prompt, instruction)
     cursor     `Plan.cursor` of the previous plan of this sequence, 0 at first; opaque to all but the policy

@@ -197,3 +197,23 @@ def test_a_state_that_cannot_be_is_refused_and_changes_nothing():
         with pytest.raises(KeyError):
             memory.restore(*empty)
     assert (dict(memory.state()[0]), memory.held.tolist()) == before
+
+
+@pytest.mark.parametrize(
+    ("policy", "n_layer", "n_ctx"), [(Ladder(span=8, overlap=4), 32, 1024), (Ladder(span=1, overlap=0), 4, 64)]
+)
+def test_what_is_read_at_a_time_always_finds_room(policy, n_layer, n_ctx):
+    """Whole rungs free the less, the fewer cells there are: with every pinned prefix, from every filling."""
+    for n_pinned in range(0, n_ctx - 8, 1 + n_ctx // 80):
+        memory = Memory(policy, n_layer, n_ctx, lambda keep: None)
+        try:
+            memory.pin(n_pinned)
+        except PolicyError:
+            continue
+        n = memory.n_read(512)
+        for first in range(max(1, n_pinned), n_ctx + 1, 1 + n_ctx // 40):
+            memory.reset()
+            memory.advance(first)
+            memory.pin(n_pinned)
+            memory.make_room(n)
+            assert memory.n_cells + n <= n_ctx

@@ -18,6 +18,7 @@ static bool arch_k_is_not_plain(llm_arch arch) {
         case LLM_ARCH_EXAONE_MOE:
         case LLM_ARCH_GEMMA4:
         case LLM_ARCH_GEMMA4_ASSISTANT:
+        case LLM_ARCH_GRANITE_SWA: // its window layers turn by the global base, the shift by a base of their own
         case LLM_ARCH_LAGUNA:
         case LLM_ARCH_LLAMA4:
         case LLM_ARCH_MAPLE:
