@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lacache_gguf import native
 from lacache_gguf import session as session_module
 from lacache_gguf.conversation import Conversation
 from lacache_gguf.errors import UsageError
@@ -81,14 +82,21 @@ class ListContext:
     def __init__(self) -> None:
         self.ptr = self
         self.rows: list[list[int]] = [[] for _ in range(N_LAYER)]
-        self.can_retract = True
+        self.can_retract, self.status = True, 0
         self.script: list[int] = []
 
     def clear(self) -> None:
         self.rows = [[] for _ in range(N_LAYER)]
 
     def compact(self, keep: np.ndarray) -> None:
+        if self.status:
+            self.clear()
+            raise native.NativeError("the backend failed half way", self.status)
         self.rows = [[row[i] for i in kept] for row, kept in zip(self.rows, keep, strict=True)]
+
+    def check(self, tokens) -> None:
+        if not all(0 <= token < ByteModel.n_vocab for token in tokens):
+            raise UsageError("not in the vocabulary")
 
     def decode(self, tokens, pos: int, all_logits: bool = False) -> None:
         assert all(len(row) == pos for row in self.rows)
@@ -388,3 +396,29 @@ def test_the_transcript_survives_a_file(talk):
     for broken in (marks[1:], marks[:, :2], marks[::-1], marks + 1000):
         with pytest.raises(ValueError, match="marks"):
             Transcript(talk.model).restore(text, broken, len(talk.session.fed))
+
+
+def test_cells_that_a_failed_compaction_lost_are_not_answered_from() -> None:
+    talk = Talk()
+    messages = [{"role": "user", "content": "x" * 90}]
+    talk.answer(messages, [ord("y")])
+    talk.context.status = native.ERR_COMPUTE
+    longer = [*messages, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z" * 60}]
+    with pytest.raises(native.NativeError):
+        talk.answer(longer)
+    talk.check()
+    assert len(talk.session.seen) == talk.memory.n_cells == 0
+    talk.context.status = 0
+    shown, _ = talk.answer([{"role": "user", "content": "x"}], [ord("w")])
+    assert (shown, talk.said()[:12]) == ("w", "<s>user\nx<e>")
+
+
+def test_a_token_that_is_none_changes_nothing() -> None:
+    talk = Talk()
+    talk.answer([{"role": "user", "content": "x" * 100}], [ord("y")])
+    before, n = talk.session.fed.tolist(), talk.memory.n_compactions
+    for wrong in (-1, 600):
+        with pytest.raises(UsageError, match="vocabulary"):
+            list(talk.session.read([5, wrong] * 8))
+        assert (talk.session.fed.tolist()[: len(before)], talk.memory.n_compactions) == (before, n)
+        talk.check()
