@@ -147,7 +147,7 @@ def _checked(found: Calibration, geometry: KvGeometry, n_ctx: int, type_k: str, 
 
     from lacache_gguf.model_memory import check_policy
 
-    policy = parse_memory(found.memory).make_policy(len(geometry.layers_planned), n_ctx)
+    policy = parse_memory(found.memory, type_k, type_v).make_policy(geometry, n_ctx)
     check_policy(policy, geometry, n_ctx, type_k, type_v)
     return policy
 

@@ -260,7 +260,7 @@ def _policy(contender: MemorySpec, path: Path, geometry: KvGeometry, n_ctx: int)
     from lacache_app.calibrated import calibrated_policy
 
     if contender.policy != DEFAULT:
-        return contender.make_policy(len(geometry.layers_planned), n_ctx)
+        return contender.make_policy(geometry, n_ctx)
     found = calibrated_policy(path, lambda: (geometry, n_ctx), contender.type_k, contender.type_v)
     return found[0] if found else None
 

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from lacache_app.estimate import Estimate, FreeMemory, Load, ModelShape, estimate, load_for, size_text
 from lacache_app.host import EngineSettings
 from lacache_app.memory_flags import POLICY_FIELDS
-from lacache_app.memory_spec import fields_of, make_policy, memory_text, parse_memory, settings_given
+from lacache_app.memory_spec import fields_of, memory_text, parse_memory, settings_given
 from lacache_app.policy_words import DEFAULT, words_of
 from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, Reach, pages, reach
 
 from lacache_gguf.errors import UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES
 from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
-from lacache_gguf.model_memory import check_policy, default_for
+from lacache_gguf.model_memory import check_policy
 from lacache_gguf.policies import Full, Policy, n_pos_of
 
 FLASH = {"auto": None, "on": True, "off": False}
@@ -118,12 +118,9 @@ def policy_of(shape: ModelShape, choice: Choice, n_cells: int) -> Policy:
     spec, known = parse_memory(choice.policy), fields_of(policy_name(choice))
     given = {name: getattr(choice, field) for field, name in POLICY_FIELDS.items() if name in known}
     settings = {**dict(spec.settings), **{name: value for name, value in given.items() if value is not None}}
-    n_layer, types = len(shape.geometry.layers_planned), (choice.type_k, choice.type_v)
-    if spec.policy == DEFAULT:
-        policy = default_for(shape.geometry, n_cells, *types)
-    else:
-        policy = make_policy(spec.policy, settings, n_layer, n_cells)
-    check_policy(policy, shape.geometry, n_cells, *types)
+    types = {"type_k": choice.type_k, "type_v": choice.type_v}
+    policy = dataclasses.replace(spec, settings=tuple(settings.items()), **types).make_policy(shape.geometry, n_cells)
+    check_policy(policy, shape.geometry, n_cells, **types)
     return policy
 
 

@@ -6,7 +6,7 @@ policy needs nothing here.
 What it does not know: engines, what a memory is used for.
 
     spec = parse_memory("ladder:span=15,recent=25%,ctk=q8_0,ctv=q4_0")
-    spec.make_policy(n_layer=30, n_ctx=1024)      # Ladder(span=15, n_recent=256)
+    spec.make_policy(geometry, n_ctx=1024)      # Ladder(span=15, n_recent=256), if the model has 30 layers
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lacache_app.policy_words import DEFAULT, words_of
 from lacache_gguf.errors import UsageError
 from lacache_gguf.gguf_header import read_header
 from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, parse_budget
+from lacache_gguf.model_memory import default_for
 from lacache_gguf.policies import POLICIES, Policy, SinkWindow, default_ladder, default_policy
 
 _SHORT = {name: f"n_{name}" for name in ("sink", "recent", "query", "src", "dst", "pos")}
@@ -98,8 +99,14 @@ class MemorySpec:
             words.append(f"K {self.type_k}, V {self.type_v}")
         return ", ".join(words)
 
-    def make_policy(self, n_layer: int, n_ctx: int) -> Policy:
-        """The policy for a memory of this size, checked. Raises PolicyError and UsageError."""
+    def make_policy(self, geometry: KvGeometry, n_ctx: int) -> Policy:
+        """The policy for a memory of this size of such a model, checked; the default is what the engine would choose.
+
+        Raises PolicyError and UsageError.
+        """
+        if self.policy == DEFAULT:
+            return default_for(geometry, n_ctx, self.type_k, self.type_v)
+        n_layer = len(geometry.layers_planned)
         policy = make_policy(self.policy, dict(self.settings), n_layer, n_ctx)
         policy.check(n_layer, n_ctx)
         return policy

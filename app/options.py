@@ -144,6 +144,7 @@ SAMPLING = (
            "seed of the sampler, -1 = random"),
 )
 # fmt: on
+_COMPUTING = ("gpu_layers", "threads")  # of MODEL, what says how to compute and not what
 _GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
 
 
@@ -193,15 +194,18 @@ def fill_defaults(args: argparse.Namespace, **defaults: Any) -> None:
 
 def is_any_given(args: argparse.Namespace) -> bool:
     """Whether a flag or an environment variable says which model or which memory, not only how to compute."""
-    return any(_is_given(args, option) for option in (*MODEL, *MEMORY) if option.dest not in ("threads", "gpu_layers"))
+    return any(_is_given(args, option) for option in (*MODEL, *MEMORY) if option.dest not in _COMPUTING)
 
 
 def computing_given(args: argparse.Namespace) -> dict[str, Any]:
     """What a flag or an environment variable says about how to compute, as keyword arguments of Engine."""
-    given = {option.dest for option in MODEL if _is_given(args, option)}
+    given = {f"n_{option.dest}" for option in MODEL if option.dest in _COMPUTING and _is_given(args, option)}
     fill_defaults(args)
-    values = {"n_threads": args.threads if args.threads > 0 else None, "n_gpu_layers": args.gpu_layers}
-    return {name: value for name, value in values.items() if name.removeprefix("n_") in given}
+    return {name: value for name, value in _computing(args).items() if name in given}
+
+
+def _computing(args: argparse.Namespace) -> dict[str, Any]:
+    return {"n_gpu_layers": args.gpu_layers, "n_threads": args.threads if args.threads > 0 else None}
 
 
 def _is_given(args: argparse.Namespace, option: Option) -> bool:
@@ -259,8 +263,7 @@ def engine_settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:
         "type_k": args.cache_type_k,
         "type_v": args.cache_type_v,
         "flash_attn": {"on": True, "off": False, "auto": None}[args.flash_attn],
-        "n_gpu_layers": args.gpu_layers,
-        "n_threads": args.threads if args.threads > 0 else None,
+        **_computing(args),
     }
 
 

@@ -16,11 +16,11 @@ import logging
 import os
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacache_app.host import EngineSettings
+from lacache_app.paths import move_aside
 
 from lacache_gguf.errors import LacacheError
 
@@ -50,8 +50,12 @@ def save_settings(folder: Path, settings: EngineSettings) -> None:
 
 
 def load_value(folder: Path, name: str, default: Any = None) -> Any:
-    """A stored value, or the default."""
-    return _read(folder / _FILE).get(name, default)
+    """A stored value, or the default, also if the file cannot be read (which is logged)."""
+    try:
+        return _read(folder / _FILE).get(name, default)
+    except (OSError, ValueError) as error:
+        _log.warning("%s is not used: %s", folder / _FILE, error)
+        return default
 
 
 def save_value(folder: Path, name: str, value: Any) -> None:
@@ -62,11 +66,12 @@ def save_value(folder: Path, name: str, value: Any) -> None:
     """
     with _lock:
         path = folder / _FILE
-        if not _is_sound(path):
-            kept = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
-            os.replace(path, kept)
-            _log.warning("%s is damaged; it is kept as %s, and a new one begins", path, kept)
-        text = json.dumps({**_read(path), name: value}, indent=1, sort_keys=True)
+        try:
+            stored = _read(path)
+        except ValueError as error:
+            _log.warning("%s is damaged; it is kept as %s, and a new one begins: %s", path, move_aside(path), error)
+            stored = {}
+        text = json.dumps({**stored, name: value}, indent=1, sort_keys=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".settings-")  # mode 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -114,22 +119,12 @@ def policy_from_dict(values: dict[str, Any]) -> Policy:
     return POLICIES[values["name"]](**{name: value for name, value in values.items() if name != "name"})
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether the file is what this module writes, or not there. Raises OSError if it cannot be read."""
-    try:
-        return isinstance(json.loads(path.read_text("utf-8")), dict)
-    except FileNotFoundError:
-        return True
-    except ValueError:
-        return False
-
-
 def _read(path: Path) -> dict[str, Any]:
+    """What is stored, nothing if there is no file. Raises OSError, and ValueError for what this module never wrote."""
     try:
         stored = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        _log.warning("%s is not used: %s", path, error)
-        return {}
-    return stored if isinstance(stored, dict) else {}
+    if not isinstance(stored, dict):
+        raise ValueError(f"a {type(stored).__name__}, not an object")
+    return stored

@@ -15,8 +15,9 @@ import os
 import sqlite3
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+
+from lacache_app.paths import move_aside
 
 from lacache_gguf.errors import LacacheError, UsageError
 
@@ -77,7 +78,7 @@ def open_file(path: Path) -> StoreFile:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            aside = _move_aside(path)
+            aside = move_aside(path, *_SIDES)
             notice = (
                 f"The file with your conversations could not be read ({error}). It was kept as {aside.name} in "
                 f"{aside.parent}, and a new one was begun."
@@ -137,17 +138,6 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the file itself is bad, rather than locked, full or out of reach."""
     text = str(error)
     return "not a database" in text or "malformed" in text
-
-
-def _move_aside(path: Path) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    names = (f"{path.stem}.damaged-{stamp}{n}{path.suffix}" for n in ("", *(f"-{i}" for i in range(1, 1000))))
-    aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    for side in ("", *_SIDES):
-        old = path.with_name(path.name + side)
-        if old.exists():
-            old.rename(aside.with_name(aside.name + side))
-    return aside
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> bool:

@@ -159,12 +159,12 @@ class Context:
             )
         return chunk
 
-    def decode(self, tokens: Sequence[int], pos: int, all_logits: bool = False) -> None:
-        """Feed `tokens` at positions pos, pos + 1, ...; logits of the last one are kept, or of all.
+    def decode(self, chunk: np.ndarray, pos: int, all_logits: bool = False) -> None:
+        """Feed a chunk that `check` gave at positions pos, pos + 1, ...; logits of the last token are kept, or of all.
 
-        Raises MemoryFull if the cells do not suffice, UsageError as `check` does.
+        Raises MemoryFull if the cells do not suffice.
         """
-        chunk, n = self.check(tokens), len(tokens)
+        n = len(chunk)
         self._token[:n] = chunk
         self._pos[:n] = np.arange(pos, pos + n)
         self._logits[:n] = all_logits

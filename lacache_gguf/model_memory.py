@@ -22,6 +22,9 @@ from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import Full, Need, Policy, default_policies, is_per_head, needs_of
 
+_HEADS_DIFFER = "its layers have different numbers of KV heads; use --policy ladder"
+_HEADS_TOGETHER = 'use heads="layer" (--heads layer) or --policy ladder'
+
 
 def make_memory(
     name: str,
@@ -93,10 +96,6 @@ def _header_reason(policy: Policy, geometry: KvGeometry, type_k: str, type_v: st
     if is_per_head(policy) and not geometry.heads_can_part(type_k, type_v):
         return f"its KV heads cannot part with K in {type_k}, V in {type_v}; {_HEADS_TOGETHER}"
     return None
-
-
-_HEADS_DIFFER = "its layers have different numbers of KV heads; use --policy ladder"
-_HEADS_TOGETHER = 'use heads="layer" (--heads layer) or --policy ladder'
 
 
 def _no_scores(context: Context, policy: Policy) -> str | None:

@@ -63,7 +63,7 @@ class Session:
     def feed(self, chunk: Sequence[int], n_block: int | None = None, all_logits: bool = False) -> None:
         """Make room, decode, count: the only place where cells come. Nothing has changed if a token is refused, or if
         room cannot be made."""
-        self._context.check(chunk)
+        chunk = self._context.check(chunk)
         losses = np.empty(len(chunk), dtype=np.float32) if self._history.has_losses else None
         if losses is not None:
             losses[0] = nll(self._row()[None], chunk[:1])[0] if self._has_logits else self._usual_loss()

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lacache_app.memory_spec import DEFAULT, MemorySpec, Size
+from lacache_app.memory_spec import MemorySpec, Size
 from lacache_app.settings import policy_dict
 
 from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import UsageError
 from lacache_gguf.gguf_header import read_header
 from lacache_gguf.kv_budget import CELL_STEP, KvGeometry
-from lacache_gguf.model_memory import default_for
 from lacache_gguf.policies import Full, Policy
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class Bench:
         """`settings`: keyword arguments of Engine but for budget, policy, KV types and n_ubatch; `path`: the file."""
         self._settings, self._open = settings, open_engine
         self.geometry = KvGeometry.from_metadata(read_header(path).metadata)
-        self.n_layer = sum(not layer.is_swa for layer in self.geometry.layers)
         self.n_ctx_train = self.geometry.n_ctx_train
         n_ctx = min(CELL_STEP, self.n_ctx_train or CELL_STEP)
         self.weights = open_engine(**settings, n_ctx=n_ctx, n_ubatch=16, policy=Full())
@@ -82,8 +80,7 @@ class Bench:
             raise UsageError(f"memory {spec.name!r} has no size; give -c or --kv-budget, or cells= with the memory")
         else:
             n_ctx = size.cells(self.geometry, *types, n_ubatch)
-            is_usual = spec.policy == DEFAULT
-            policy = default_for(self.geometry, n_ctx, *types) if is_usual else spec.make_policy(self.n_layer, n_ctx)
+            policy = spec.make_policy(self.geometry, n_ctx)
         return Setup(policy, n_ctx, *types, self.geometry.bytes(n_ctx, n_ubatch, *types), note)
 
     def open(self, setup: Setup, n_ubatch: int) -> Engine:

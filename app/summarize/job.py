@@ -127,15 +127,15 @@ class Job:
         path = self.path / "memory.kv"
         if not self.is_on_disk or not path.exists():
             return ""
+        problem = ""
         try:
             if _note_of(path, engine) == stage:
                 return ""
+            engine.reset()
         except LacacheError as error:
-            path.unlink(missing_ok=True)  # it fits no better in the next stage
-            return f"{self.name} is read from the beginning of this part again: {error}"
-        path.unlink(missing_ok=True)  # of an earlier stage
-        engine.reset()
-        return ""
+            problem = f"{self.name} is read from the beginning of this part again: {error}"
+        path.unlink(missing_ok=True)  # of an earlier stage, or of another memory
+        return problem
 
     def checkpoint(self, engine: Engine | None, stage: int, *, force: bool = False) -> None:
         """Write the state if it is time to; with an engine also what its memory holds. Never raises: a summary does

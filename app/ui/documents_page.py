@@ -272,11 +272,12 @@ class DocumentsPage:
     def offers_to_a_new_page(self) -> Iterator[Changes]:
         """The list; once more when the summary of a page that was just closed has written what it had read."""
         yield self.offers()
-        for _ in range(20):
+        for n_waits in range(20):
             if not self.jobs.is_any_running:
-                break
+                if n_waits:
+                    yield self.offers()
+                return
             time.sleep(0.5)
-        yield self.offers()
 
     def chosen(self, job_id: str | None) -> gr.Button:
         """Another job was chosen: the button says what it does."""

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 
 TABS = ("chat", "documents", "models", "compare")
-APP_IS_GONE = ("Failed to (load|fetch)", "ERR_", "NetworkError", "network error", "[Cc]onnection", "AbortError")
+APP_IS_GONE = (
+    "Failed to (load|fetch)", "ERR_", "NetworkError", "network error", "[Cc]onnection", "BodyStreamBuffer was aborted",
+)  # fmt: skip
 """For `allowed_errors` of a test that kills the app: what its page then says in the console."""
 
 

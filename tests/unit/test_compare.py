@@ -19,7 +19,7 @@ from lacache_gguf.catalog import DEFAULT_MODEL, resolve
 from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import MemoryFull, UsageError
 from lacache_gguf.events import Progress, Step
-from lacache_gguf.kv_budget import KvGeometry
+from lacache_gguf.kv_budget import KvGeometry, KvLayer
 from lacache_gguf.policies import H2O, POLICIES, Full, Ladder, SinkWindow
 
 MIB = 1 << 20
@@ -184,9 +184,10 @@ def test_stopping_frees_the_engine(fake_engine: Any) -> None:
 
 
 def test_every_policy_can_be_compared() -> None:
+    geometry = KvGeometry((KvLayer(3, 64, 64),) * 30, n_layer=30, n_ctx_train=8192)
     for name, kind in POLICIES.items():
         text = name if name == "full" else f"{name}:sink=8"
-        assert type(parse_memory(text).make_policy(30, 1024)) is kind
+        assert type(parse_memory(text).make_policy(geometry, 1024)) is kind
 
 
 def test_the_usual_line_up(fake_engine: Any) -> None:
@@ -364,8 +365,9 @@ def test_what_was_filled_in_is_checked() -> None:
 
 def test_cells_are_known_before_anything_is_loaded() -> None:
     path = resolve(DEFAULT_MODEL).path
-    assert cells(path, parse_memory("ladder"), 12 * MIB)[1] == 512
-    assert cells(path, parse_memory("ladder:k=q8_0,v=q8_0"), 12 * MIB)[1] == 1024
+    for text, n_cells in (("ladder", 512), ("ladder:k=q8_0,v=q8_0", 1024)):
+        geometry, n_ctx = cells(path, parse_memory(text), 12 * MIB)
+        assert (len(geometry.layers_planned), n_ctx) == (30, n_cells)
     with pytest.raises(UsageError, match="too small"):
         cells(path, parse_memory("ladder"), MIB)
 

@@ -94,9 +94,10 @@ class ListContext:
             raise native.NativeError("the backend failed half way", self.status)
         self.rows = [[row[i] for i in kept] for row, kept in zip(self.rows, keep, strict=True)]
 
-    def check(self, tokens) -> None:
+    def check(self, tokens) -> np.ndarray:
         if not all(0 <= token < ByteModel.n_vocab for token in tokens):
             raise UsageError("not in the vocabulary")
+        return np.asarray(tokens, dtype=np.int64)
 
     def decode(self, tokens, pos: int, all_logits: bool = False) -> None:
         assert all(len(row) == pos for row in self.rows)

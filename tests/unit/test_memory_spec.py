@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from lacache_gguf.errors import PolicyError, UsageError
 from lacache_gguf.kv_budget import KvGeometry, KvLayer
 from lacache_gguf.policies import POLICIES, Full, Ladder, Salience, SinkWindow, default_ladder, default_policy
 
+GEOMETRY = KvGeometry((KvLayer(3, 64, 64),) * 30, n_layer=30, n_ctx_train=8192)
+
 
 @pytest.mark.parametrize(
     ("text", "policy"),
@@ -38,7 +41,7 @@ from lacache_gguf.policies import POLICIES, Full, Ladder, Salience, SinkWindow, 
     ],
 )
 def test_a_memory_is_a_policy_with_settings(text: str, policy: Any) -> None:
-    assert parse_memory(text).make_policy(30, 512) == policy
+    assert parse_memory(text).make_policy(GEOMETRY, 512) == policy
 
 
 def test_kv_types_and_sizes_belong_to_a_memory() -> None:
@@ -69,7 +72,7 @@ def test_what_is_no_memory_is_refused(text: str, error: str) -> None:
 def test_settings_are_checked_by_the_policy() -> None:
     for text in ("ladder:span=many", "ladder:span=77", "ladder:layers=odd", "sink_window:sink=1.5"):
         with pytest.raises(PolicyError):
-            parse_memory(text).make_policy(30, 512)
+            parse_memory(text).make_policy(GEOMETRY, 512)
 
 
 def test_the_full_reference_slides_beyond_the_trained_context() -> None:
@@ -138,7 +141,7 @@ def test_a_policy_becomes_words_and_is_the_same_again(name: str, **wanted: Any) 
     policy = make_policy(name, {key: wanted[key] for key in fields_of(name) if key in wanted}, 30, 512)
     given = settings_given(policy, 30, 512)
     again = parse_memory(memory_text(name, given))
-    assert again.make_policy(30, 512) == policy
+    assert again.make_policy(GEOMETRY, 512) == policy
     assert set(dict(again.settings)) == set(given)
 
 
@@ -151,7 +154,7 @@ def test_what_is_usual_is_not_said() -> None:
 
 def test_a_model_of_one_layer_has_no_ladder() -> None:
     with pytest.raises(UsageError, match="at least 2 layers, this one has 1; use sink_window"):
-        parse_memory("ladder").make_policy(1, 512)
+        parse_memory("ladder").make_policy(dataclasses.replace(GEOMETRY, layers=GEOMETRY.layers[:1]), 512)
 
 
 def test_geometry_and_cells_come_from_the_header(tmp_path: Any) -> None:
