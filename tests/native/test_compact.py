@@ -120,6 +120,12 @@ def test_keeping_every_cell_changes_no_byte(kind, tiny, rng):
         assert llm.state() == before
 
 
+def test_more_layers_than_fit_into_one_graph(tiny, rng):
+    """phi3 has few tensors a layer, so llama.cpp's graphs have little room: 31 of these layers share one."""
+    path = tiny("phi3", n_layer=48, n_embd=64, n_head=1, n_head_kv=1, head_dim=64, n_ff=64)
+    compacted(path, rng, n=250, n_kept=230, type_k="q8_0", type_v="f16", flash_attn=False, times=2)
+
+
 @pytest.mark.parametrize("flash_attn", [False, True], ids=["fa0", "fa1"])
 def test_a_memory_larger_than_one_block(flash_attn, tiny, rng):
     """Rows of 8 KiB: a block of 8 MiB holds 1,024 of them, and about 1,000 channels of a transposed V."""

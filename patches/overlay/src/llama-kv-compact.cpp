@@ -15,6 +15,10 @@
 // bytes of one intermediate tensor; at most three of them live at a time
 static constexpr size_t COMPACT_BLOCK_BYTES = 8u*1024*1024;
 
+// tensors of a layer in a graph, and inputs for rows that move alike: upper bounds that decide how many layers share a graph
+static constexpr size_t COMPACT_TENSORS = 60;
+static constexpr size_t COMPACT_INPUTS  = 10;
+
 //
 // graph
 //
@@ -100,7 +104,9 @@ void llama_kv_cache::compact_build(
                   ggml_cgraph * gf,
   const llama_kv_compact_plan & plan,
        llama_kv_compact_graph & graph,
-                      int64_t   i_block) const {
+                      int64_t   i_block,
+                       size_t   i_layer,
+                       size_t   n_layer) const {
     graph.rot = nullptr;
 
     for (size_t p = 0; p < plan.rows.size(); ++p) {
@@ -162,7 +168,7 @@ void llama_kv_cache::compact_build(
         ggml_build_forward_expand(gf, res);
     };
 
-    for (size_t i = 0; i < layers.size(); ++i) {
+    for (size_t i = i_layer; i < i_layer + n_layer; ++i) {
         const auto & layer = layers[i];
         const auto & rows  = plan.rows [plan.index[i]];
         const auto & inp   = graph.inps[plan.index[i]];
@@ -259,15 +265,23 @@ void llama_kv_cache::compact_set_inputs(const llama_kv_compact_plan & plan, cons
 bool llama_kv_cache::compact(llama_context * lctx, const llama_kv_compact_plan & plan, bool & dirty) {
     auto graph = compact_graph(plan);
 
-    // one graph per block: within a graph every row is read before it is written by data dependence alone,
-    // so a backend may reorder the nodes as it likes
-    for (int64_t b = 0; b < graph.n_blocks; ++b) {
-        const auto build = [&](ggml_context * ctx, ggml_cgraph * gf) { compact_build(lctx, ctx, gf, plan, graph, b); };
-        const auto set   = [&]() { compact_set_inputs(plan, graph); };
+    const size_t n_nodes  = lctx->get_gf_res_reserve()->get_max_nodes();
+    const size_t n_inputs = std::min(n_nodes, COMPACT_INPUTS*plan.rows.size());
+    const size_t n_fit    = std::max<size_t>(1, (n_nodes - n_inputs)/COMPACT_TENSORS);
 
-        if (!llama_kv_side_compute(lctx, build, set, &dirty)) {
-            LLAMA_LOG_ERROR("%s: block %d failed\n", __func__, (int) b);
-            return false;
+    // a graph for every block of so many layers: within a graph every row is read before it is written by data
+    // dependence alone, so a backend may reorder the nodes as it likes
+    for (int64_t b = 0; b < graph.n_blocks; ++b) {
+        for (size_t i = 0; i < layers.size(); i += n_fit) {
+            const size_t n = std::min(n_fit, layers.size() - i);
+
+            const auto build = [&](ggml_context * ctx, ggml_cgraph * gf) { compact_build(lctx, ctx, gf, plan, graph, b, i, n); };
+            const auto set   = [&]() { compact_set_inputs(plan, graph); };
+
+            if (!llama_kv_side_compute(lctx, build, set, &dirty)) {
+                LLAMA_LOG_ERROR("%s: block %d, layers from %d on failed\n", __func__, (int) b, (int) i);
+                return false;
+            }
         }
     }
 
