@@ -166,9 +166,12 @@ class Memory:
         down = self._numbering.turn_down(self.n_cells, n_tokens)
         if down is not None:
             turn, shift = down
+            votes = self.votes()  # native code forgets queries whose keys have turned
             if self._turn is not None:
                 self._turn(turn.reshape(self.n_layer, self.n_head, -1), shift)
             self._numbering.turned(turn, shift)
+            if self._voted:
+                self._voted.retract(self.n_cells, 0, *votes)
         if has_compacted or down is not None:
             self.seconds_compact += time.perf_counter() - start
         return has_compacted

@@ -249,3 +249,29 @@ def test_a_memory_without_a_model_says_so():
     memory.advance(64)
     with pytest.raises(UsageError, match="needs keydiff scores"):
         memory.make_room(1)
+
+
+def test_votes_outlive_a_turn_of_all_keys():
+    """Native code forgets the queries when keys turn, also where no plan was made that would have counted them."""
+    heads = Heads(1, 1, n_query=4)
+
+    def turn(turns: np.ndarray, shift: int) -> None:
+        heads.queries = []
+
+    policy = Salience(keydiff=0, surprise=0, fade=0, n_query=4, n_recent=4, n_pos=61)
+    memory = Memory(
+        policy, 1, 16, heads.compact, thin=heads.compact, turn=turn, score=heads.score,
+        n_votes=lambda: len(heads.queries), n_ctx_train=64,
+    )  # fmt: skip
+    n_turns_with_votes = 0
+    for _ in range(100):
+        (votes, n_votes), first = memory.votes(), memory.pos_next
+        has_compacted = memory.make_room(1)
+        if memory.pos_next < first and not has_compacted and n_votes:
+            after, n_after = memory.votes()
+            assert n_after == n_votes
+            np.testing.assert_array_equal(after, votes)
+            n_turns_with_votes += 1
+        heads.append(memory.n_seen, memory.n_seen + 1)
+        memory.advance(1)
+    assert n_turns_with_votes
