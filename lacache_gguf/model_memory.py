@@ -18,7 +18,7 @@ from lacache_gguf import native
 from lacache_gguf.context import Context
 from lacache_gguf.errors import PolicyError, UnsupportedModel
 from lacache_gguf.key_wear import check_key_wear
-from lacache_gguf.kv_budget import KvGeometry
+from lacache_gguf.kv_budget import CELL_STEP, KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import Full, Need, Policy, default_policies, is_per_head, needs_of
 
@@ -56,6 +56,8 @@ def make_memory(
         choices = default_policies(n_layer, n_ctx)
         policy = next(choice for choice in choices if _no_scores(context, choice) is None)
 
+    _check_n_query(policy, n_ctx)
+
     def score(need: Need, first: int) -> np.ndarray:
         return surprise() if need.kind == "surprise" else context.score(need, first)
 
@@ -79,6 +81,7 @@ def check_policy(policy: Policy, geometry: KvGeometry, n_ctx: int, type_k: str =
     model's header tells."""
     if reason := _header_reason(policy, geometry, type_k, type_v):
         raise PolicyError(f"{policy.name} does not work with this model: {reason}")
+    _check_n_query(policy, n_ctx)
     n_layer, check_freed = len(geometry.layers_planned), partial(check_key_wear, type_k, n_ctx)
     Memory(policy, n_layer, n_ctx, lambda keep: None, check_freed, n_ctx_train=geometry.n_ctx_train or 1 << 24)
 
@@ -87,6 +90,15 @@ def default_for(geometry: KvGeometry, n_ctx: int, type_k: str = "f16", type_v: s
     """The policy that `make_memory` chooses for such a model, as far as the model's header tells."""
     choices = default_policies(len(geometry.layers_planned), n_ctx)
     return next(choice for choice in choices if _header_reason(choice, geometry, type_k, type_v) is None)
+
+
+def _check_n_query(policy: Policy, n_ctx: int) -> None:
+    n_query, n_most = sum(need.n_query for need in needs_of(policy)), -(-n_ctx // CELL_STEP) * CELL_STEP
+    if n_query > n_most:  # cells that are allocated (llama_memory_set_n_query)
+        raise PolicyError(
+            f"{policy.name}: {n_query} queries cannot vote in a memory of {n_ctx} cells; "
+            f"lower n_query to {n_most} or less"
+        )
 
 
 def _header_reason(policy: Policy, geometry: KvGeometry, type_k: str, type_v: str) -> str | None:

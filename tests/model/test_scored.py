@@ -182,3 +182,8 @@ def test_salience_without_surprise_keeps_no_losses(opened):
     engine = opened(Salience(n_recent=64, surprise=0))
     engine.nll(engine.tokenize(TEXT * 8), n_ubatch=16)
     assert len(engine._session._history.losses) == 0
+
+
+def test_more_queries_than_cells_are_refused_with_the_numbers(model_path):
+    with pytest.raises(PolicyError, match=r"300 queries cannot vote in a memory of 200 cells; lower n_query to 256"):
+        Engine(str(model_path), n_ctx=200, policy=H2O(n_query=300), n_threads=1)
