@@ -26,6 +26,9 @@ from lacache_gguf import Engine
 from lacache_gguf.catalog import resolve
 from lacache_gguf.context import default_n_threads
 from lacache_gguf.events import Step
+from lacache_gguf.gguf_header import read_header
+from lacache_gguf.kv_budget import KvGeometry
+from lacache_gguf.policies import Policy, default_ladder
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LACACHE_BENCH_DATA", ROOT.parent / "shared" / "data"))
@@ -76,6 +79,12 @@ def load_tokens(engine: Engine, n: int) -> np.ndarray:
             tokens = np.asarray(engine.tokenize(text), dtype=np.int32)
         parts.append(np.resize(tokens, n_part))
     return np.concatenate(parts)
+
+
+def ladder(model: str, n_cells: int) -> Policy:
+    """LaCache with half of the cells as recent window: what is measured of the mechanism, without any scores."""
+    geometry = KvGeometry.from_metadata(read_header(resolve(model).path).metadata)
+    return default_ladder(len(geometry.layers_planned), n_cells)
 
 
 # ---- driving an engine ---------------------------------------------------------------------------------------------

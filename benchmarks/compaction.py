@@ -1,8 +1,9 @@
 """What does forgetting cost? Share of the wall time that compactions take, and their time against a plain memory copy.
 
-Held constant per row: the product's default policy at 1,024 cells with its own block size (an eighth of the budget
-freed at a time, reading and decoding), the same text. 2,048 tokens fill the memory, then 4,096 are read and 2,560
-decoded greedily. A compaction's time is all of it: the policy's plan in Python, checks, rows, cell table.
+Held constant per row: the ladder at 1,024 cells with the product's block size (an eighth of the budget freed at a
+time, reading and decoding), the same text; what scores cost is policy_cost.py's question. 2,048 tokens fill the memory,
+then 4,096 are read and 2,560 decoded greedily.
+A compaction's time is all of it: the policy's plan in Python, checks, rows, cell table.
 The copy is what numpy needs, on one thread, to copy as many bytes as the compactions moved: for every compaction and
 layer, the K rows and the V rows whose cell changed, as one contiguous block from one buffer to another, a pair of
 buffers for every layer and for K and V, together as large as the cache twice. It neither gathers nor rotates; a
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import check, clock, generate, load_tokens, parser, progress, read, report, table
+from common import check, clock, generate, ladder, load_tokens, parser, progress, read, report, table
 
 from lacache_gguf import Engine, Plan, Policy, View
 from lacache_gguf.context import default_n_threads
@@ -118,8 +119,9 @@ def main() -> None:
     n_warm, n_read, n_decode = (512, 256, 128) if args.quick else (N_WARM, N_READ, N_DECODE)
     if args.quick:
         args.cells = 256
-    with Engine(args.model, n_ctx=args.cells) as engine:
-        policy, tokens = engine.policy, load_tokens(engine, n_warm + n_read)
+    policy = ladder(args.model, args.cells)
+    with Engine(args.model, n_ctx=args.cells, policy=policy) as engine:
+        tokens = load_tokens(engine, n_warm + n_read)
     rows, results = [], {}
     for type_k, type_v in KV_PAIRS:
         progress(f"K {type_k}, V {type_v}")

@@ -3,8 +3,8 @@
 Part 1, stock against ours at a history of 16k tokens. Same model file, threads, f16 KV, n_ubatch 512, flash attention
 as llama.cpp chooses it, the same tokens. The two take turns: slices of 2,048 tokens are read by one, then by the
 other, until both have read the whole prompt (tokens/s = tokens / sum of the slices); then they decode greedily in
-turns (median of the rounds). Ours: the product's default policy, compactions included. Stock runs in a process of its
-own (stock_worker.py), and 16k is beyond the 8,192 positions the model was trained on, which changes its text but not
+turns (median of the rounds). Ours: the ladder, compactions included; what scores cost is policy_cost.py's question.
+Stock runs in a process of its own (stock_worker.py), and 16k is beyond the 8,192 positions the model was trained on, which changes its text but not
 its speed.
 Part 2, ours alone. One engine per history length, all open at once; after reading up to their histories they take
 turns reading 512 tokens and decoding 256, so that a change of the machine's speed hits all alike. Flatness =
@@ -17,7 +17,7 @@ hardly change; with more, wall time on a quiet machine. --part runs one part alo
 
 from __future__ import annotations
 
-from common import check, clock, generate, load_tokens, median, parser, progress, read, report, spread, table
+from common import check, clock, generate, ladder, load_tokens, median, parser, progress, read, report, spread, table
 from stock import Stock, add_option, find_or_build
 
 from lacache_gguf import Engine
@@ -31,7 +31,8 @@ def against_stock(args, n_history: int, n_cells: int, n_decode: int, n_rounds: i
     """Part 1: (settings, results); both sides in turns."""
     n_threads = args.threads or default_n_threads()
     now, kind = clock(n_threads), "cpu_seconds" if n_threads == 1 else "seconds"
-    with Engine(args.model, n_ctx=n_cells, n_threads=n_threads) as ours, Stock(find_or_build(args.stock_lib)) as stock:
+    policy, stock_lib = ladder(args.model, n_cells), find_or_build(args.stock_lib)
+    with Engine(args.model, n_ctx=n_cells, policy=policy, n_threads=n_threads) as ours, Stock(stock_lib) as stock:
         tokens = load_tokens(ours, n_history).tolist()
         stock.open(
             model=str(ours.model.path), n_ctx=n_history + (n_rounds + 1) * n_decode, n_ubatch=512, n_threads=n_threads,
@@ -72,7 +73,8 @@ def against_stock(args, n_history: int, n_cells: int, n_decode: int, n_rounds: i
 def flatness(args, histories: list[int], n_cells: int, n_rounds: int, n_read: int, n_decode: int) -> dict:
     """Part 2: medians and rounds per history."""
     n_used = n_rounds * (n_read + n_decode)
-    engines = {n: Engine(args.model, n_ctx=n_cells, n_threads=args.threads) for n in histories}
+    policy = ladder(args.model, n_cells)
+    engines = {n: Engine(args.model, n_ctx=n_cells, policy=policy, n_threads=args.threads) for n in histories}
     tokens = load_tokens(engines[histories[0]], max(histories) + n_used)
     rates = {n: {"read": [], "decode": []} for n in histories}
     now = clock(args.threads or default_n_threads())
