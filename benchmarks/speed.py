@@ -4,8 +4,8 @@ Part 1, stock against ours at a history of 16k tokens. Same model file, threads,
 as llama.cpp chooses it, the same tokens. The two take turns: slices of 2,048 tokens are read by one, then by the
 other, until both have read the whole prompt (tokens/s = tokens / sum of the slices); then they decode greedily in
 turns (median of the rounds). Ours: the ladder, compactions included; what scores cost is policy_cost.py's question.
-Stock runs in a process of its own (stock_worker.py), and 16k is beyond the 8,192 positions the model was trained on, which changes its text but not
-its speed.
+Stock runs in a process of its own (stock_worker.py), and 16k is beyond the 8,192 positions the model was trained on,
+which changes its text but not its speed.
 Part 2, ours alone. One engine per history length, all open at once; after reading up to their histories they take
 turns reading 512 tokens and decoding 256, so that a change of the machine's speed hits all alike. Flatness =
 largest / smallest median - 1, wanted: at most 5 %. Wanted in part 1: decode >= 4.5x, read >= 3.5x.
