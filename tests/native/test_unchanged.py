@@ -83,7 +83,7 @@ def logits(folder: str, *arguments: str) -> list[str]:
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "smollm2-135m"])
 @pytest.mark.parametrize(("flash_attn", "type_kv"), [("1", "1"), ("0", "1"), ("1", "8")])  # on/off; f16, q8_0
 def test_logits_are_bit_identical_to_stock(tiny, stock_lib, name, flash_attn, type_kv):
-    path = str(tiny(name) if name != "smollm2-135m" else catalog.resolve(name))  # Q4_1 weights: q4-1-tile.c
+    path = str(tiny(name) if name != "smollm2-135m" else catalog.resolve(name).path)  # Q4_1 weights: q4-1-tile.c
     ours, is_patched = logits(str(native.lib_dir()), path, flash_attn, type_kv)
     theirs, is_stock_patched = logits(stock_lib, path, flash_attn, type_kv)
     assert (is_patched, is_stock_patched) == ("True", "False")
