@@ -69,6 +69,11 @@ class ChatPage:
         """Enter or Send: the message is in the store and on the page, its answer is queued."""
         if not (text or "").strip() or _is_busy(asked):
             return self._nothing()
+        try:
+            self._not_elsewhere(conversation, asked)
+        except UsageError as error:
+            gr.Warning(str(error))
+            return self._nothing()
         if not conversation or not self.store.has(conversation):
             conversation = self.store.create().id
         chat.ask(self.store, conversation, text)
@@ -87,6 +92,7 @@ class ChatPage:
         """A message was edited on the page."""
         self._end(asked)
         try:
+            self._not_elsewhere(conversation, asked)
             number = self._number(bubbles, event.index)
             if event.previous_value != _shortened(self.store.message(number)):
                 raise UsageError("This conversation was changed in another window; look at it again.")
@@ -102,6 +108,7 @@ class ChatPage:
         """Answer the last question again."""
         self._end(asked)
         try:
+            self._not_elsewhere(conversation, asked)
             chat.redo(self.store, conversation)
         except LacacheError as error:
             gr.Warning(str(error))
@@ -165,6 +172,7 @@ class ChatPage:
         """Delete one message."""
         self._end(asked)
         try:
+            self._not_elsewhere(conversation, asked)
             chat.remove(self.store, conversation, self._number(bubbles, event.index))
         except LacacheError as error:
             gr.Warning(str(error))
@@ -253,10 +261,12 @@ class ChatPage:
                 f"there is no conversation {conversation!r}; leave it empty to begin one", print_exception=False
             )
         try:
+            self._not_elsewhere(conversation)
             conversation = conversation or self.store.create().id
             chat.ask(self.store, conversation, message)
             sampling = {**PRESETS[chat.DEFAULT_PRESET], "max_tokens": max_tokens or None}
             turn = Turn(self.store, conversation, sampling).start(self.ctx.host)
+            self.ctx.runs.set(conversation, turn, "api")
         except LacacheError as error:
             raise gr.Error(str(error), print_exception=False) from None
         for view in turn.views():
@@ -314,6 +324,15 @@ class ChatPage:
             asked.turn.wait(_END_S)
             if not asked.take():  # otherwise its event still waits in the queue, and will paint nothing
                 asked.shown.wait(_END_S)
+
+    def _not_elsewhere(self, conversation: str, asked: Asked | None = None) -> None:
+        """Raise UsageError if another window, or a program, waits for an answer in this conversation."""
+        own = asked.turn if asked else None
+        for run in self.ctx.runs:
+            if isinstance(run, Turn) and run.conversation == conversation and run is not own and not run.is_over:
+                raise UsageError(
+                    "This conversation is being answered in another window; wait until it is done, or stop it there."
+                )
 
     @staticmethod
     def _number(bubbles: list[dict], index: int | tuple[int, int]) -> int:

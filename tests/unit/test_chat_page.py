@@ -192,6 +192,26 @@ def test_a_message_edited_elsewhere_is_not_overwritten(page):
     assert [message.content for message in page.store.messages(talk)] == ["changed elsewhere"]
 
 
+def test_a_conversation_has_one_answer_under_way_in_all_windows(page, gate):
+    _asked, talk, painting = under_way(page, gate)
+    bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
+    event = SimpleNamespace(index=0, value="mine", previous_value="one")
+    for act in (
+        lambda: send(page, "two", talk),
+        lambda: page.edit(bubbles, talk, "", None, event, REQUEST, *choice(page)),
+        lambda: page.redo(talk, "", None, REQUEST, *choice(page)),
+        lambda: page.remove(bubbles, talk, "", None, SimpleNamespace(index=0)),
+    ):
+        with pytest.warns(UserWarning, match="answered in another window"):
+            assert page.own.asked not in act()
+    with pytest.raises(gr.Error, match="answered in another window"):
+        next(page.chat("three", talk))
+    gate.go.set()
+    list(painting)
+    assert [message.role for message in page.store.messages(talk)] == ["user", "assistant"]
+    assert page.own.asked in send(page, "two", talk)
+
+
 def test_a_message_too_long_for_the_page_is_kept_whole(page):
     long = "word " * N_SHOWN
     changes = send(page, long)
