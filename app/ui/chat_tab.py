@@ -1,6 +1,7 @@
 """The chat: conversations on the left, the open one beside them, what is typed below.
 
-What it is: `build` makes the components, `wire` attaches the events; what events do is in chat_page.py.
+What it is: `build` makes the components, `wire` attaches the events; what events do is in chat_page.py (messages) and
+chat_conversations.py (conversations).
 What it does not know: the store, the engine.
 """
 

@@ -12,7 +12,8 @@ from lacache_app.host import EngineHost, EngineSettings
 from lacache_app.memory_map import MemoryMap
 from lacache_app.store import Store
 from lacache_app.ui import Shared, chat_tab
-from lacache_app.ui.chat_page import N_SHOWN, ChatPage
+from lacache_app.ui.chat_conversations import N_SHOWN
+from lacache_app.ui.chat_page import ChatPage
 from lacache_app.ui.context import Context
 
 REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
