@@ -45,7 +45,7 @@ def cases(draw: st.DrawFn) -> tuple[dict, int]:
     return {"span": span, "overlap": overlap, "n_sink": n_sink, "n_recent": n_recent, "layers": layers}, n_layer
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(cases(), st.integers(0, 12), st.integers(0, 90), st.integers(0, 140), st.integers(0, 7), st.data())
 def test_equals_the_oracle(
     case: tuple[dict, int], n_pinned: int, n_more: int, cursor: int, sweep: int, data: st.DataObject

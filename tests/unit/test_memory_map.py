@@ -315,7 +315,7 @@ def test_other_threads_see_whole_snapshots_while_the_engine_works(fake_engine: A
     threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for _ in engine.read(engine.tokenize("xyz" * 3000), n_pinned=4):
+    for _ in engine.read(engine.tokenize("xyz" * 1000), n_pinned=4):
         memory_map.observe(engine, force=True)
     is_done.set()
     for thread in threads:

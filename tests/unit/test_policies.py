@@ -46,7 +46,7 @@ from lacache_gguf.policies import (
 from lacache_gguf.policies.scored import Scored
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "plans"
-MANY = settings(max_examples=800, deadline=None, derandomize=True)
+MANY = settings(max_examples=300, deadline=None, derandomize=True)
 
 
 @st.composite

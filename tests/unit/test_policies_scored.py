@@ -35,7 +35,7 @@ from lacache_gguf.policies.salience import ranks
 from lacache_gguf.policies.scored import Heads, lowest
 
 DOC = Path(__file__).parents[2] / "docs" / "policies.md"
-MANY = settings(max_examples=400, deadline=None, derandomize=True)
+MANY = settings(max_examples=200, deadline=None, derandomize=True)
 SIZES = {
     "n_layer": st.integers(1, 5),
     "n_head_kv": st.sampled_from([1, 2, 4]),  # powers of two: the mean of whole scores is exact
