@@ -2,7 +2,7 @@
 
 Held constant: 1,024 cells, a prompt of 512 tokens, 3,060 tokens generated greedily whatever they are (an end of text
 does not end it), model file, threads, f16 KV, n_ubatch 512, flash attention as llama.cpp chooses it.
-Ours: the product's default policy, through the public generator. Stock: the same commit unpatched, keeping the first
+Ours: the ladder, through the public generator. Stock: the same commit unpatched, keeping the first
 4 tokens and discarding half of the rest when the context is full, as llama.cpp's own programs do; from Python,
 through low-level calls. The two take turns in rounds of 510 tokens, which is one period of the shift, so every round
 holds the same work; the first round fills the memory and is left out of the medians. The mean number of cells in use
@@ -17,7 +17,7 @@ Wanted: tokens/s at least equal.
 from __future__ import annotations
 
 import numpy as np
-from common import check, clock, generate, load_tokens, median, parser, progress, read, report, table
+from common import check, clock, generate, ladder, load_tokens, median, parser, progress, read, report, table
 from stock import Stock, add_option, find_or_build
 
 from lacache_gguf import Engine
@@ -43,7 +43,7 @@ def main() -> None:
     n_shifts, n_compactions, n_wide = {"stock": 0, "wide": 0}, [], args.cells * 5 // 4
     stock_lib = find_or_build(args.stock_lib)
     with (
-        Engine(args.model, n_ctx=args.cells, n_threads=n_threads) as ours,
+        Engine(args.model, n_ctx=args.cells, policy=ladder(args.model, args.cells), n_threads=n_threads) as ours,
         Stock(stock_lib) as stock,
         Stock(stock_lib) as wide,
     ):
