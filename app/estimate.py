@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lacache_gguf.devices import cell_step
 from lacache_gguf.gguf_header import GgufHeader, read_header, shard_paths
-from lacache_gguf.kv_budget import CELL_STEP, KvGeometry
+from lacache_gguf.kv_budget import KvGeometry, round_up
 from lacache_gguf.policies import is_per_head, needs_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ModelShape:
         n_ff = max(widest("feed_forward_length"), n_expert * widest("expert_feed_forward_length"))
         n_vocab = header.n_vocab or widest("vocab_size")
         return cls(
-            KvGeometry.from_metadata(header.metadata),
+            KvGeometry.from_metadata(header.metadata, cell_step()),
             weights_bytes,
             n_vocab,
             widest("embedding_length"),
@@ -242,7 +243,7 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
     which token lies where, and 4 per layer, KV head and cell for attention that is carried on. A model test compares
     this with what llama.cpp says that it allocated.
     """
-    n_tokens, n_cells = min(load.n_ubatch, load.n_cells), -(-load.n_cells // CELL_STEP) * CELL_STEP
+    n_tokens, n_cells = min(load.n_ubatch, load.n_cells), round_up(load.n_cells, shape.geometry.cell_step)
     has_flash = load.flash_attn is not False
     is_mixed = len({layer.is_swa for layer in shape.geometry.layers}) > 1
     row = _F32 * n_tokens
@@ -269,12 +270,13 @@ def estimate(shape: ModelShape, load: Load, devices: Sequence[FreeMemory]) -> Es
     Layers go to GPUs as llama.cpp does it: the last `n_gpu_layers`, the output layer counting as one more, spread by
     the GPUs' free memory. All layers count as equally large.
     """
-    low, high = 0, max(1, -(-(shape.geometry.n_ctx_train or load.n_cells) // CELL_STEP))
-    while low < high:  # most steps of 256 cells that fit
+    step = shape.geometry.cell_step
+    low, high = 0, max(1, -(-(shape.geometry.n_ctx_train or load.n_cells) // step))
+    while low < high:  # most steps of cells that fit
         middle = (low + high + 1) // 2
-        attempt = replace(load, n_cells=middle * CELL_STEP)
+        attempt = replace(load, n_cells=middle * step)
         low, high = (middle, high) if _all_fit(_shares(shape, attempt, devices)) else (low, middle - 1)
-    largest = kv_bytes(shape, replace(load, n_cells=low * CELL_STEP)) if low else 0
+    largest = kv_bytes(shape, replace(load, n_cells=low * step)) if low else 0
     return Estimate(_shares(shape, load, devices), largest)
 
 

@@ -24,12 +24,13 @@ from lacache_app.reach import TOKENS_PER_WORD, WORDS_PER_PAGE, Reach, pages, rea
 
 from lacache_gguf.errors import UsageError
 from lacache_gguf.key_wear import COARSE_KEY_TYPES
-from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget
+from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, parse_budget
 from lacache_gguf.model_memory import check_policy
 from lacache_gguf.policies import Full, Policy, n_pos_of
 
 FLASH = {"auto": None, "on": True, "off": False}
 _BUDGET_MAX_BYTES = 64 << 30
+_N_CELLS_LEAST = 256
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SliderRange:
-    """MiB: one notch of the slider is 256 cells, what llama.cpp allocates at a time."""
+    """MiB: one notch of the slider is one step of cells, what is allocated at a time."""
 
     minimum: float
     maximum: float
@@ -88,18 +89,19 @@ def budget_range(shape: ModelShape, choice: Choice, free_bytes: int = 0) -> Slid
     where that is less. The choice's budget is moved into it. Raises UsageError for KV types the model cannot use.
     """
     geometry, types = shape.geometry, (choice.type_k, choice.type_v)
-    n_steps = max(1, (geometry.n_ctx_train or 1 << 17) // CELL_STEP)
+    n_least = max(1, _N_CELLS_LEAST // geometry.cell_step)
+    n_steps = max(n_least, (geometry.n_ctx_train or 1 << 17) // geometry.cell_step)
     ceiling = min(_BUDGET_MAX_BYTES, max(free_bytes, geometry.bytes(1024, 512, *types)) if free_bytes else 1 << 62)
-    while n_steps > 1 and geometry.bytes(n_steps * CELL_STEP, 512, *types) > ceiling:
+    while n_steps > n_least and geometry.bytes(n_steps * geometry.cell_step, 512, *types) > ceiling:
         n_steps -= max(1, n_steps // 16)
-    step = geometry.bytes_per_cell(*types) * CELL_STEP / 2**20
-    low, high = (geometry.bytes(n * CELL_STEP, 512, *types) / 2**20 for n in (1, n_steps))
+    step = geometry.bytes_per_cell(*types) * geometry.cell_step / 2**20
+    low, high = (geometry.bytes(n * geometry.cell_step, 512, *types) / 2**20 for n in (n_least, n_steps))
     low, high = (float(f"{x:.6f}") for x in (low, high))
     return SliderRange(low, high, step, min(max(choice.budget_mib, low), high))
 
 
 def cells_of(shape: ModelShape, choice: Choice) -> int:
-    """Cells that the budget buys. Raises UsageError if it is below 256 cells."""
+    """Cells that the budget buys. Raises UsageError if it is below one step of cells."""
     n_bytes = round(choice.budget_mib * 2**20) + 512  # the page rounds MiB; a cell is never as small as that
     return shape.geometry.cells_for(n_bytes, 512, choice.type_k, choice.type_v)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from lacache_app.policy_words import DEFAULT, words_of
 
+from lacache_gguf.devices import cell_step
 from lacache_gguf.errors import UsageError
 from lacache_gguf.gguf_header import read_header
 from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, parse_budget
@@ -201,7 +202,7 @@ def geometry_and_cells(
 
     Raises UsageError if the size is too small, or larger than what the model was trained on.
     """
-    geometry = KvGeometry.from_metadata(read_header(path).metadata)
+    geometry = KvGeometry.from_metadata(read_header(path).metadata, cell_step())
     return geometry, size.cells(geometry, type_k, type_v, n_ubatch)
 
 

@@ -52,7 +52,7 @@ class Context:
         params.n_threads = params.n_threads_batch = n_threads or default_n_threads()
         params.no_perf = True
         native.clear_errors()
-        self._ptr = lib.llama_init_from_model(model.ptr, params)
+        self._ptr = native.init_from_model(model.ptr, params)
         if not self._ptr:
             raise _init_error(native.recent_errors(), n_ctx, type_k, type_v)
         self._memory = lib.llama_get_memory(self._ptr)

@@ -11,6 +11,7 @@ import ctypes
 from dataclasses import dataclass
 
 from lacache_gguf import native
+from lacache_gguf.kv_budget import CELL_STEP
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Device:
     type: str  # "cpu" | "gpu" | "igpu" | "accel" | "meta"
     free_bytes: int
     total_bytes: int
+
+
+def cell_step() -> int:
+    """KV memory is allocated in steps of this many cells: 32 where only CPUs compute, 256 where there is a GPU, or no
+    library that could allocate any."""
+    return CELL_STEP if native.load_error() else native.cell_step()
 
 
 def devices() -> list[Device]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lacache_gguf import checkpoint
+from lacache_gguf import checkpoint, native
 from lacache_gguf.catalog import resolve
 from lacache_gguf.context import Context
 from lacache_gguf.conversation import Conversation
@@ -79,7 +79,7 @@ class Engine:
         self._owns_model = beside is None
         self._model = Model(self.model.path, n_gpu_layers) if beside is None else beside._model
         try:
-            self._geometry = KvGeometry.from_metadata(self._model.metadata)
+            self._geometry = KvGeometry.from_metadata(self._model.metadata, native.cell_step())
             self.n_ctx = self._geometry.budget_cells(n_ctx, kv_budget, n_ubatch, type_k, type_v)
             self.n_ubatch = min(n_ubatch, self.n_ctx)
             self._context = Context(

@@ -23,7 +23,8 @@ from lacache_gguf.metadata import Metadata
 
 _N_CELLS_DEFAULT = 1024
 CELL_STEP = 256
-"""llama.cpp allocates KV memory in multiples of this many cells (`GGML_PAD(n_ctx, 256)`, src/llama-context.cpp)."""
+"""Stock llama.cpp allocates KV memory in multiples of this many cells (`GGML_PAD(n_ctx, 256)`, src/llama-context.cpp);
+so do window layers (src/llama-kv-cache-iswa.cpp). What our build does on this machine says `devices.cell_step`."""
 
 KV_TYPES: dict[str, tuple[int, int]] = {
     "f32": (1, 4),
@@ -68,10 +69,11 @@ class KvGeometry:
     n_layer: int  # all blocks, recurrent ones included
     n_ctx_train: int
     n_swa: int = 0
+    cell_step: int = CELL_STEP  # cells are allocated in multiples of this many
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> KvGeometry:
-        """Read the geometry from GGUF metadata.
+    def from_metadata(cls, metadata: Mapping[str, str], cell_step: int = CELL_STEP) -> KvGeometry:
+        """Read the geometry from GGUF metadata. `cell_step`: devices.cell_step() for memory on this machine.
 
         Raises DamagedModel when a key is missing or no number, UnsupportedModel when no layer has KV memory.
         """
@@ -98,7 +100,7 @@ class KvGeometry:
             raise UnsupportedModel(f"architecture {meta.architecture!r} has no KV memory, so there is nothing to bound")
         if min(min(layer.n_embd_head_k, layer.n_embd_head_v) for layer in layers) < 1:
             raise DamagedModel("the model's metadata give no head size (embedding_length or attention.key_length)")
-        return cls(layers, n_layer, meta.integer("context_length", 0), n_swa if any(is_swa) else 0)
+        return cls(layers, n_layer, meta.integer("context_length", 0), n_swa if any(is_swa) else 0, cell_step)
 
     def bytes_per_cell(self, type_k: str = "f16", type_v: str = "f16") -> int:
         """Bytes that one more cell costs: its K and V rows in all layers with full attention."""
@@ -107,9 +109,10 @@ class KvGeometry:
     def bytes(
         self, n_ctx: int, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16", *, swa_full: bool = False
     ) -> int:
-        """Bytes allocated for `n_ctx` cells, rounded up to 256; window layers hold n_swa + n_ubatch cells at most."""
-        n_cells = _round_up(n_ctx)
-        n_window = n_cells if swa_full else _round_up(min(n_cells, self.n_swa + n_ubatch))
+        """Bytes allocated for `n_ctx` cells, rounded up to whole steps; window layers hold n_swa + n_ubatch cells at
+        most, rounded up to 256."""
+        n_cells = round_up(n_ctx, self.cell_step)
+        n_window = n_cells if swa_full else round_up(min(n_cells, self.n_swa + n_ubatch), CELL_STEP)
         return sum((n_window if layer.is_swa else n_cells) * _row_bytes(layer, type_k, type_v) for layer in self.layers)
 
     @property
@@ -139,23 +142,23 @@ class KvGeometry:
         *,
         swa_full: bool = False,
     ) -> int:
-        """Most cells, a multiple of 256, whose memory fits in the budget; never more than the trained context, since
-        positions beyond it mean nothing to the model. Raises UsageError when the budget is below 256 cells.
+        """Most cells, in whole steps, whose memory fits in the budget; never more than the trained context, since
+        positions beyond it mean nothing to the model. Raises UsageError when the budget is below one step.
         """
 
         def cost(n_steps: int) -> int:
-            return self.bytes(n_steps * CELL_STEP, n_ubatch, type_k, type_v, swa_full=swa_full)
+            return self.bytes(n_steps * self.cell_step, n_ubatch, type_k, type_v, swa_full=swa_full)
 
         if budget_bytes < cost(1):
             raise UsageError(
-                f"a KV budget of {_mib(budget_bytes)} is too small: {CELL_STEP} cells, the least llama.cpp allocates, "
+                f"a KV budget of {_mib(budget_bytes)} is too small: {self.cell_step} cells, the least there can be, "
                 f"need {_mib(cost(1))} with K in {type_k} and V in {type_v}; raise --kv-budget or use a smaller KV type"
             )
-        low, high = 1, max(1, (self.n_ctx_train or 1 << 24) // CELL_STEP) + 1
+        low, high = 1, max(1, (self.n_ctx_train or 1 << 24) // self.cell_step) + 1
         while high - low > 1:  # cost grows with the number of steps
             middle = (low + high) // 2
             low, high = (middle, high) if cost(middle) <= budget_bytes else (low, middle)
-        return min(low * CELL_STEP, self.n_ctx_train or low * CELL_STEP)
+        return min(low * self.cell_step, self.n_ctx_train or low * self.cell_step)
 
     def budget_cells(
         self,
@@ -220,14 +223,15 @@ def row_size(n_values: int, kv_type: str, n_embd_head: int) -> int:
     return n_values // n_block * n_bytes
 
 
+def round_up(n_cells: int, step: int) -> int:
+    """`n_cells` in whole steps."""
+    return -(-n_cells // step) * step
+
+
 def _row_bytes(layer: KvLayer, type_k: str, type_v: str) -> int:
     return row_size(layer.n_head_kv * layer.n_embd_head_k, type_k, layer.n_embd_head_k) + row_size(
         layer.n_head_kv * layer.n_embd_head_v, type_v, layer.n_embd_head_v
     )
-
-
-def _round_up(n_cells: int) -> int:
-    return -(-n_cells // CELL_STEP) * CELL_STEP
 
 
 def _mib(n_bytes: int) -> str:

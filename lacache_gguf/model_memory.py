@@ -18,7 +18,7 @@ from lacache_gguf import native
 from lacache_gguf.context import Context
 from lacache_gguf.errors import PolicyError, UnsupportedModel
 from lacache_gguf.key_wear import check_key_wear
-from lacache_gguf.kv_budget import CELL_STEP, KvGeometry
+from lacache_gguf.kv_budget import KvGeometry
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import Full, Need, Policy, default_policies, is_per_head, needs_of
 
@@ -93,11 +93,10 @@ def default_for(geometry: KvGeometry, n_ctx: int, type_k: str = "f16", type_v: s
 
 
 def _check_n_query(policy: Policy, n_ctx: int) -> None:
-    n_query, n_most = sum(need.n_query for need in needs_of(policy)), -(-n_ctx // CELL_STEP) * CELL_STEP
-    if n_query > n_most:  # cells that are allocated (llama_memory_set_n_query)
+    if (n_query := sum(need.n_query for need in needs_of(policy))) > n_ctx:
         raise PolicyError(
             f"{policy.name}: {n_query} queries cannot vote in a memory of {n_ctx} cells; "
-            f"lower n_query to {n_most} or less"
+            f"lower n_query to {n_ctx} or less"
         )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import lacache_gguf
 from lacache_gguf.errors import LacacheError, OutOfMemory
 
-ABI = 3  # LLAMA_LACACHE_ABI this module was written for
+ABI = 4  # LLAMA_LACACHE_ABI this module was written for
 _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
 
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
@@ -80,7 +80,7 @@ def load():
             f"llama.cpp of {_BASE_VERSION}; install llama-cpp-python=={_BASE_VERSION}"
         )
     lib = llama_cpp.llama_cpp
-    _bind(lib._lib, directory)
+    _bind(lib._lib, lib.llama_context_params, directory)
     lib.llama_log_set(_log_callback(lib), ctypes.c_void_p(0))
     lib.llama_backend_init()
     return lib
@@ -106,7 +106,7 @@ def declare(lib: ctypes.CDLL, name: str, restype, *argtypes) -> None:
     function.restype, function.argtypes = restype, argtypes
 
 
-def _bind(lib: ctypes.CDLL, directory: Path) -> None:
+def _bind(lib: ctypes.CDLL, params: type, directory: Path) -> None:
     i32, size_t, ptr, text = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
     try:
         # int32_t llama_lacache_abi(void);
@@ -115,6 +115,11 @@ def _bind(lib: ctypes.CDLL, directory: Path) -> None:
         raise NativeError(f"the library in {directory} is a stock llama.cpp without LaCache; rebuild it") from error
     if (abi := lib.llama_lacache_abi()) != ABI:
         raise NativeError(f"the library in {directory} has LaCache ABI {abi}, this package needs {ABI}; rebuild it")
+    # int32_t llama_lacache_cell_step(void);
+    declare(lib, "llama_lacache_cell_step", i32)
+    # struct llama_context * llama_lacache_init_from_model(struct llama_model * model,
+    #         struct llama_context_params params);
+    declare(lib, "llama_lacache_init_from_model", ptr, ptr, params)
     # const char * llama_compact_status_str(int32_t status);
     declare(lib, "llama_compact_status_str", text, i32)
     # const char * llama_memory_compact_reason(const struct llama_context * ctx);
@@ -149,6 +154,19 @@ def _bind(lib: ctypes.CDLL, directory: Path) -> None:
     # int32_t llama_memory_seq_score_attention(struct llama_context * ctx, llama_seq_id seq_id,
     #         float * scores, size_t n_scores);
     declare(lib, "llama_memory_seq_score_attention", i32, ptr, i32, floats, size_t)
+
+
+# ---- cells ---------------------------------------------------------------------------------------------------------
+
+
+def cell_step() -> int:
+    """KV memory is allocated in steps of this many cells: 32, or 256 where ggml has a GPU."""
+    return load()._lib.llama_lacache_cell_step()
+
+
+def init_from_model(model, params):
+    """llama_init_from_model, but `params.n_ctx` cells are rounded up to `cell_step`, not to 256; None if it fails."""
+    return load()._lib.llama_lacache_init_from_model(model, params)
 
 
 # ---- compaction ----------------------------------------------------------------------------------------------------

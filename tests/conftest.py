@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -215,21 +216,17 @@ class FakeEngine:
 
     def save(self, path: str | Path, note: dict[str, Any] | None = None) -> None:
         counters, arrays = self._memory.state()
-        content = {
-            "fake_n_ctx": self.n_ctx,
-            "seen": self._seen,
-            "counters": counters,
-            "arrays": {name: (str(a.dtype), a.shape, a.ravel().tolist()) for name, a in arrays.items()},
-            "note": note or {},
-        }
-        Path(path).write_text(json.dumps(content), encoding="utf-8")
+        content = {"fake_n_ctx": self.n_ctx, "seen": self._seen, "counters": counters, "note": note or {}}
+        with open(path, "wb") as file:
+            np.savez(file, allow_pickle=False, content=json.dumps(content), **arrays)
 
     def load(self, path: str | Path) -> dict[str, Any]:
         try:
-            content = json.loads(Path(path).read_text("utf-8"))
-            n_ctx, stored = content["fake_n_ctx"], content["arrays"]
-            arrays = {name: np.asarray(a, dtype).reshape(shape) for name, (dtype, shape, a) in stored.items()}
-        except (ValueError, KeyError, TypeError) as error:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            content = json.loads(str(arrays.pop("content")))
+            n_ctx = content["fake_n_ctx"]
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
         if n_ctx != self.n_ctx:
             raise CheckpointMismatch(f"{path} is of a memory of {n_ctx} cells, this one has {self.n_ctx}")
@@ -305,13 +302,28 @@ def _missing() -> dict[str, str]:
     return missing
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first; skip what cannot run here, unless LACACHE_REQUIRE says that it must.
+def _tier(nodeid: str) -> str:
+    return next((tier for tier in TIERS if f"tests/{tier}/" in nodeid), "")
 
-    The browser comes last also because Playwright runs an event loop in this thread from then on, beside which no
-    other test could call asyncio.run.
-    """
-    items.sort(key=lambda item: next((i for i, tier in enumerate(TIERS) if f"tests/{tier}/" in item.nodeid), -1))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes (-n) the tests of a file stay together, and so do all that drive a browser: two apps and
+    two browsers at a time are too much for two cores."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if _tier(nodeid) == "browser" else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Quick tests first, but in several processes the browser's, which take longest; skip what cannot run here, unless
+    LACACHE_REQUIRE says that it must."""
+    first = "browser" if hasattr(config, "workerinput") else ""
+    items.sort(key=lambda item: (_tier(item.nodeid) != first, ("", *TIERS).index(_tier(item.nodeid))))
     marked = [(item, name) for item in items for name in NEEDS if item.get_closest_marker(name)]
     if not marked:
         return

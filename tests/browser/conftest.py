@@ -147,9 +147,12 @@ def start_app(tmp_path: Path) -> Iterator[Callable[..., AppServer]]:
             server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for these tests, with a fresh profile."""
+    """One Chromium for the tests of this module, with a fresh profile.
+
+    Its end also ends Playwright's event loop, beside which no other test could call asyncio.run.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -60,6 +60,7 @@ class Llm:
         swa_full: bool = True,
         n_ubatch: int = 64,
         cb_eval: object = None,
+        stock_cells: bool = False,
     ) -> None:
         self.path = path
         self.model = load_model(path)
@@ -73,7 +74,8 @@ class Llm:
         if cb_eval:
             params.cb_eval = self.cb_eval = cb_eval  # kept: the callback must outlive the context
         params.n_threads = params.n_threads_batch = 1  # tiny matrices: threads only cost
-        self.ctx = lib.llama_init_from_model(self.model, params)
+        init = lib.llama_init_from_model if stock_cells else native.init_from_model
+        self.ctx = init(self.model, params)
         if not self.ctx:
             raise RuntimeError(f"no context for {path.name}: {native.recent_errors()}")
         self.n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))

@@ -202,7 +202,7 @@ def test_arithmetic_equals_what_llama_cpp_allocates(n_ctx, type_k, type_v, capfd
     try:
         with Model(resolve("smollm2-135m").path, n_gpu_layers=0) as model:
             Context(model, n_ctx, n_ubatch=64, type_k=type_k, type_v=type_v, n_threads=1).close()
-            geometry = KvGeometry.from_metadata(model.metadata)
+            geometry = KvGeometry.from_metadata(model.metadata, native.cell_step())
     finally:
         native.set_verbose(False)
     logged = sum(float(size) for size in re.findall(r"KV buffer size = +([\d.]+) MiB", capfd.readouterr().err))

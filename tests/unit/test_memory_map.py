@@ -213,12 +213,12 @@ def test_speed_is_that_of_the_last_seconds(fake_engine: Any, clock: Clock) -> No
     engine, memory_map = fake_engine(n_ctx=128), MemoryMap(clock)
     for n, _ in enumerate(engine.read([1] * 16 * 20), 1):  # 16 tokens each
         clock.now += 0.5
-        memory_map.observe(engine)
+        memory_map.observe(engine, force=True)
         if n > 1:
             assert memory_map.snapshot().tokens_per_s == pytest.approx(32)
     clock.now += 60  # a pause is not slow work
     list(engine.read([1]))
-    memory_map.observe(engine)
+    memory_map.observe(engine, force=True)
     assert memory_map.snapshot().tokens_per_s == 0
 
 

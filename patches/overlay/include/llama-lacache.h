@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 // changes whenever a signature or a meaning below changes; checked by the bindings at load time
-#define LLAMA_LACACHE_ABI 3
+#define LLAMA_LACACHE_ABI 4
 
 // a float counts whole positions exactly up to here
 #define LLAMA_LACACHE_TURN_MAX (1 << 24)
@@ -51,6 +51,16 @@ enum llama_compact_status {
 };
 
 LLAMA_API int32_t llama_lacache_abi(void);
+
+// cells of a KV cache are allocated in steps of this many: 32 where only CPUs compute, 256, as stock llama.cpp does, where
+// ggml has a GPU, whose attention kernels want that
+LLAMA_API int32_t llama_lacache_cell_step(void);
+
+// llama_init_from_model(), but the KV cache has params.n_ctx cells rounded up to llama_lacache_cell_step(), not to 256;
+// with n_seq_max > 1 or n_ctx = 0 the same as upstream's. Window layers hold a multiple of 256 cells, as ever
+LLAMA_API struct llama_context * llama_lacache_init_from_model(
+              struct llama_model * model,
+      struct llama_context_params   params);
 
 // one sentence for people; never NULL
 LLAMA_API const char * llama_compact_status_str(int32_t status);
