@@ -13,6 +13,8 @@ from browser.helpers import APP_IS_GONE
 from loopback_hub import LoopbackHub, gguf_bytes
 from tiny_models import cached
 
+from lacache_gguf.devices import cell_step
+
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
@@ -113,7 +115,7 @@ def test_the_slider_answers_at_once(app_server, open_tab):
     slider = page.locator("#model-budget input[type=range]")
     slider.focus()
     slider.press("ArrowRight")
-    expect(answer).to_contain_text("1,280 cells")
+    expect(answer).to_contain_text(f"{1024 + cell_step():,} cells")
     slider.press("End")
     expect(answer).to_contain_text("8,192 cells")
     expect(answer).to_contain_text("the budget uses all of it")
