@@ -307,6 +307,12 @@ def _tier(nodeid: str) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes; none but this one for a single file, which would not be shared."""
+    return 0 if len(config.args) == 1 and ".py" in config.args[0] else 2
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes (-n) the tests of a file stay together, and so do all that drive a browser: two apps and
     two browsers at a time are too much for two cores."""
