@@ -1,4 +1,4 @@
-"""What the events of the documents tab do.
+"""What the events of the documents tab do, but for the files (documents_files.py).
 
 What it is: `DocumentsPage`, one method per event. A visitor has one summary under way at a time; it is in the State
 `due`, and its run in the context, where Stop finds it.
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from lacache_app.documents import Document, join, read_document
-from lacache_app.memory_flags import N_CTX_DEFAULT
-from lacache_app.reach import pages
+from lacache_app.documents import Document, read_document
 from lacache_app.settings import load_value, save_value
-from lacache_app.summarize import Job, Jobs, Meter, Result, Task, message
+from lacache_app.summarize import Job, Jobs, Result, Task, message
 from lacache_app.summarize.reading import Reading, View, fingerprint
 from lacache_app.ui import documents_html as show
 from lacache_app.ui.context import Context
+from lacache_app.ui.documents_files import DroppedFiles
 
 from lacache_gguf.errors import LacacheError, UsageError
 
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 ID = "documents"
 N_LISTED = 8  # jobs offered to go on with
-_HOW = {"parts": "part by part", "whole": "as a whole"}
-_CHARS_PER_TOKEN = 4.0  # of English, until a document was read with this model
 Changes = dict[Any, Any]  # component -> new value
 
 
@@ -66,66 +63,10 @@ class DocumentsPage:
 
     def __init__(self, ctx: Context, own: DocumentsTab, shared: Shared) -> None:
         self.ctx, self.own, self.shared = ctx, own, shared
+        self.files = DroppedFiles(ctx, own)
         self.jobs = Jobs(ctx.data_dir)
         self.painted = [own.progress, own.result, own.start, own.stop, own.actions, own.save, own.finished, *own.resume]
         self.asking = [*self.painted, own.due]
-
-    # ---- the files -------------------------------------------------------------------------------------------------
-
-    def recognise(self, files: list[str] | None) -> Changes:
-        """Files were dropped or taken away: read them, say what they are."""
-        own = self.own
-        if not files:
-            return {own.found: show.EMPTY, own.document: None, own.start: gr.Button(interactive=False)}
-        documents, errors = self._read(files)
-        if not documents:
-            text = "".join(show.alert(error) for error in errors)
-            return {own.found: text, own.document: None, own.start: gr.Button(interactive=False)}
-        document = join(documents)
-        names = [show.describe(each) for each in documents]
-        found = show.recognised(document, names, errors, self._outlook(document))
-        return {own.found: found, own.document: document, own.start: gr.Button(interactive=True)}
-
-    def _read(self, files: list[str]) -> tuple[list[Document], list[str]]:
-        documents, errors = [], []
-        for path in files:
-            try:
-                documents.append(read_document(self._uploaded(path), name=Path(path).name))
-            except LacacheError as error:
-                errors.append(str(error))
-            except Exception as error:  # a bug in a reader: this file fails, the app goes on
-                errors.append(f"{Path(path).name} cannot be read: {type(error).__name__}: {error}")
-        return documents, errors
-
-    def _uploaded(self, path: str) -> Path:
-        """A file that came through the upload. Raises UsageError for any other file of this machine."""
-        folder = Path(os.environ.get("GRADIO_TEMP_DIR") or self.ctx.data_dir / "uploads").resolve()
-        real = Path(path).resolve()
-        if not real.is_relative_to(folder):
-            raise UsageError(f"{Path(path).name} was not uploaded; upload it first")
-        return real
-
-    def _outlook(self, document: Document) -> str:
-        """How long the document is for the memory, and how long it will take."""
-        pace = load_value(self.ctx.data_dir, "pace", {})
-        status = self.ctx.host.status()
-        n_tokens = len(document.text) / (pace.get("chars_per_token") or _CHARS_PER_TOKEN)
-        words = [f"About {_rounded(n_tokens):,} tokens ({pages(n_tokens)})."]
-        settings = self.ctx.host.settings
-        n_ctx = status.n_ctx or settings.n_ctx or (N_CTX_DEFAULT if settings.kv_budget is None else 0)
-        if n_ctx and n_tokens <= 0.9 * n_ctx:
-            words.append("It fits into the memory: every word stays sharp.")
-        elif n_ctx:
-            words.append(
-                f"That is {n_tokens / n_ctx:,.1f} times the memory: read as a whole, the newest part stays sharp and "
-                "the rest is thinned; part by part, every part is read sharp."
-            )
-        if not (n_ctx and pace.get("tokens_per_s") and pace.get("write_s")):
-            return " ".join([*words, "How long it takes will be known after a few seconds of reading."])
-        speeds = n_ctx, pace["tokens_per_s"], pace["write_s"]
-        seconds = {how: Meter.expected_s(n_tokens, Task(mode), *speeds) for mode, how in _HOW.items()}
-        times = [f"{show.duration(value)} {how}" for how, value in seconds.items()]
-        return " ".join([*words, f"It takes about {' or '.join(times)}, at the speed of the last one."])
 
     # ---- the summary -----------------------------------------------------------------------------------------------
 
@@ -333,7 +274,7 @@ class DocumentsPage:
         try:
             if not file:
                 raise UsageError("no file was given; upload one")
-            document = read_document(self._uploaded(file), name=Path(file).name)
+            document = read_document(self.files.uploaded(file), name=Path(file).name)
             task = Task(mode, style, length, language or "", instruction or "")
             reading = Reading(document, task).start(self.ctx.host)
         except LacacheError as error:
@@ -361,10 +302,3 @@ def _offer(job: Job) -> str:
 
 def _is_busy(due: Due | None) -> bool:
     return due is not None and not due.reading.is_over
-
-
-def _rounded(n: float) -> int:
-    """To two digits: an estimate says no more."""
-    n = round(n)
-    digits = max(0, len(str(n)) - 2)
-    return round(n, -digits)

@@ -120,7 +120,7 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
     }  # fmt: skip
 
     own.drop.change(
-        page.recognise, own.drop, [own.found, own.document, own.start], concurrency_id="documents",
+        page.files.recognise, own.drop, [own.found, own.document, own.start], concurrency_id="documents",
         concurrency_limit=2, show_progress="minimal", show_progress_on=own.found, trigger_mode="always_last",
         api_visibility="private",
     )  # fmt: skip
