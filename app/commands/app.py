@@ -82,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
             with suppress(KeyboardInterrupt):  # uvicorn passes on the signal that ended it
                 server.serve(app, sock, on_ready, ctx.host.shutdown)
         finally:
-            ctx.host.shutdown()
-            ctx.store.close()
+            ctx.close()
     terminal.note("stopped")
     return 0
 

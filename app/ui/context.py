@@ -16,6 +16,7 @@ from lacache_app.host import EngineHost, EngineSettings
 from lacache_app.run import Run
 
 if TYPE_CHECKING:
+    from lacache_app.downloads import Downloads
     from lacache_app.memory_map import MemoryMap
     from lacache_app.store import Store
 
@@ -73,14 +74,22 @@ class Context:
     store: Store
     data_dir: Path
     memory_map: MemoryMap
+    downloads: Downloads
     runs: Runs = field(default_factory=Runs)
+
+    def close(self) -> None:
+        """The end of the program: free the engine, pause the downloads, close the store."""
+        self.host.shutdown()
+        self.downloads.close()
+        self.store.close()
 
 
 def make_context(settings: EngineSettings, data_dir: Path) -> Context:
     """Open the stores in `data_dir` and make a host for an engine with these settings; nothing is loaded yet."""
+    from lacache_app.downloads import Downloads
     from lacache_app.memory_map import MemoryMap
     from lacache_app.store import Store
 
     memory_map = MemoryMap()
     host = EngineHost(settings, observe=memory_map.observe)
-    return Context(host, Store(data_dir / "chats.sqlite3"), data_dir, memory_map)
+    return Context(host, Store(data_dir / "chats.sqlite3"), data_dir, memory_map, Downloads(data_dir))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from lacache_app.calibrated import calibrated_policy
-from lacache_app.downloads import Downloads
 from lacache_app.estimate import FreeMemory, Load, ModelShape, estimate, free_memory, load_for
 from lacache_app.load_choice import (
     Choice,
@@ -47,9 +46,8 @@ Changes = dict[Any, Any]  # component -> new value
 class ModelsPage:
     """The events of one models tab."""
 
-    def __init__(self, ctx: Context, own: ModelsTab, downloads: Downloads) -> None:
+    def __init__(self, ctx: Context, own: ModelsTab) -> None:
         self.ctx, self.host, self.own = ctx, ctx.host, own
-        self.downloads = downloads
         self.about = [own.details, own.budget, own.estimate, *own.advanced.inputs()]
         self.scanned = [own.models, own.unusable, own.folder, own.folders, own.folder_news]
         self.loaded = [own.present, own.status, own.load]
@@ -80,7 +78,7 @@ class ModelsPage:
         return self._about(model)
 
     def _entries(self) -> list[Entry]:
-        entries = library(self._folders(), self.downloads.licence)
+        entries = library(self._folders(), self.ctx.downloads.licence)
         if not any(entry.id == self._present_id() for entry in entries):
             entries.append(entry_for(self._present_id()))
         return entries

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import gradio as gr
-from lacache_app.downloads import Downloads
 from lacache_app.memory_flags import POLICY_FIELDS
 from lacache_app.policy_words import DEFAULT, policy_choices
 from lacache_app.ui import models_html
@@ -193,9 +192,8 @@ def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
     from lacache_app.ui.models_hub import HubPage
     from lacache_app.ui.models_page import ModelsPage
 
-    downloads = Downloads(ctx.data_dir)
-    page = ModelsPage(ctx, own, downloads)
-    hub = HubPage(own, downloads, page.relist)
+    page = ModelsPage(ctx, own)
+    hub = HubPage(own, ctx.downloads, page.relist)
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
     chosen = [own.models, own.budget, *own.advanced.inputs()]

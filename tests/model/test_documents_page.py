@@ -29,7 +29,7 @@ def app(model_path, tmp_path):
     from lacache_app.ui.documents_page import DocumentsPage
 
     host = EngineHost(EngineSettings(model=str(model_path), n_ctx=256, n_threads=2))
-    ctx = Context(host, Store(tmp_path / "chats.sqlite3"), tmp_path, SimpleNamespace())
+    ctx = Context(host, Store(tmp_path / "chats.sqlite3"), tmp_path, SimpleNamespace(), SimpleNamespace())
 
     async def build() -> tuple:  # in a loop: Gradio would make several for its locks, and close none
         with gradio.Blocks(analytics_enabled=False):

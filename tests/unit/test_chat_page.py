@@ -21,7 +21,8 @@ REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
 
 @pytest.fixture
 def page(fake_engine, tmp_path):
-    ctx = Context(EngineHost(EngineSettings(n_ctx=1024)), Store(tmp_path / "chats.sqlite3"), tmp_path, MemoryMap())
+    host, store = EngineHost(EngineSettings(n_ctx=1024)), Store(tmp_path / "chats.sqlite3")
+    ctx = Context(host, store, tmp_path, MemoryMap(), SimpleNamespace())
 
     async def build() -> ChatPage:  # in a loop: Gradio would make several for its locks, and close none
         with gr.Blocks(analytics_enabled=False) as demo:
