@@ -185,5 +185,5 @@ def test_salience_without_surprise_keeps_no_losses(opened):
 
 
 def test_more_queries_than_cells_are_refused_with_the_numbers(model_path):
-    with pytest.raises(PolicyError, match=r"300 queries cannot vote in a memory of 200 cells; lower n_query to 256"):
+    with pytest.raises(PolicyError, match=r"300 queries cannot vote in a memory of 200 cells; lower n_query to 200"):
         Engine(str(model_path), n_ctx=200, policy=H2O(n_query=300), n_threads=1)
