@@ -58,6 +58,7 @@ def test_first_run_explains_itself_once(start_app, page):
         page.keyboard.press("Enter")
     expect(welcome).to_be_hidden()
     assert load_value(server.data_dir, "welcome_seen") is True  # in the app's data, so another port does not forget it
+    expect(page.locator(".lc-assembling")).to_have_count(0)  # what is still loading would fail when the page is left
     wait_until_ready(page, server)
     expect(welcome).to_be_hidden()
     page.locator("#lc-help").click()

@@ -66,7 +66,8 @@
   });
 
   // Gradio puts the page together piece by piece. It is shown when it has stopped moving, so that nothing jumps.
-  const STILL_MS = 200, LONGEST_MS = 6000;
+  // Looks are counted, not time, which also passes while the machine is too busy to move anything.
+  const N_STILL = 5, LOOK_MS = 40, LONGEST_MS = 15000;
   document.documentElement.classList.add("lc-assembling");
 
   function shape() {
@@ -78,12 +79,14 @@
 
   function revealWhenStill() {
     const begin = performance.now();
-    let last = "", since = begin;
+    let last = "", nStill = 0;
     const look = () => {
-      const now = performance.now(), parts = shape();
-      const isLoading = parts.includes("") || document.querySelector("[data-testid=status-tracker].full .loading");
-      if (isLoading || parts.join(";") !== last) [last, since] = [parts.join(";"), now];
-      if (now - since < STILL_MS && now - begin < LONGEST_MS) return setTimeout(look, 40);
+      const parts = shape(), now = parts.join(";");
+      const isLoading = parts.includes("") || !document.querySelector("lacache-memory-map")?.shadowRoot
+        || document.querySelector("[data-testid=status-tracker].full .loading");
+      nStill = isLoading || now !== last ? 0 : nStill + 1;
+      last = now;
+      if (nStill < N_STILL && performance.now() - begin < LONGEST_MS) return setTimeout(look, LOOK_MS);
       document.documentElement.classList.remove("lc-assembling");
     };
     look();
