@@ -25,6 +25,7 @@ from lacache_app.memory_spec import DEFAULT, MemorySpec, Size, geometry_and_cell
 from lacache_app.policy_words import words_of
 
 from lacache_gguf.errors import LacacheError, MemoryFull, OutOfMemory, UsageError
+from lacache_gguf.kv_budget import CELL_STEP, round_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,7 +245,7 @@ def _check_full(engine: Engine, question: Question, budget_bytes: int) -> None:
     if n_tokens <= engine.n_ctx:
         return
     stats = engine.stats
-    needed = -(-n_tokens // 256) * 256 * stats.kv_bytes / stats.n_ctx
+    needed = round_up(n_tokens, CELL_STEP) * stats.kv_bytes / stats.n_ctx
     if n_tokens > engine.n_ctx_train:
         remedy = f"and no budget helps, because the model was trained on {engine.n_ctx_train:,} positions"
     else:

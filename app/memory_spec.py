@@ -23,7 +23,7 @@ from lacache_app.policy_words import DEFAULT, words_of
 from lacache_gguf.devices import cell_step
 from lacache_gguf.errors import UsageError
 from lacache_gguf.gguf_header import read_header
-from lacache_gguf.kv_budget import KV_TYPES, KvGeometry, parse_budget
+from lacache_gguf.kv_budget import CELL_STEP, KV_TYPES, KvGeometry, parse_budget, round_up
 from lacache_gguf.model_memory import default_for
 from lacache_gguf.policies import POLICIES, Policy, SinkWindow, default_ladder, default_policy
 
@@ -117,7 +117,7 @@ class MemorySpec:
         n_most = n_ctx_train or 1 << 24
         if n_tokens > n_most:
             return SinkWindow(), n_most
-        return POLICIES["full"](), min(-(-n_tokens // 256) * 256, n_most)
+        return POLICIES["full"](), min(round_up(n_tokens, CELL_STEP), n_most)
 
 
 def parse_memory(text: str, type_k: str = "f16", type_v: str = "f16") -> MemorySpec:
@@ -195,6 +195,14 @@ def fields_of(policy: str) -> Collection[str]:
     return [f.name for f in dataclasses.fields(POLICIES[policy])] if policy in POLICIES else []
 
 
+def geometry_here(path: Path) -> KvGeometry:
+    """The attention layers of a model, from its file's header, and the steps in which this machine allocates cells.
+
+    Raises DamagedModel and UnsupportedModel.
+    """
+    return KvGeometry.from_metadata(read_header(path).metadata, cell_step())
+
+
 def geometry_and_cells(
     path: Path, size: Size, n_ubatch: int = 512, type_k: str = "f16", type_v: str = "f16"
 ) -> tuple[KvGeometry, int]:
@@ -202,7 +210,7 @@ def geometry_and_cells(
 
     Raises UsageError if the size is too small, or larger than what the model was trained on.
     """
-    geometry = KvGeometry.from_metadata(read_header(path).metadata, cell_step())
+    geometry = geometry_here(path)
     return geometry, size.cells(geometry, type_k, type_v, n_ubatch)
 
 

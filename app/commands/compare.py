@@ -165,13 +165,13 @@ def _table(outcomes: list[Outcome]) -> list[str]:
 
 def _budget_bytes(settings: dict) -> int:
     """The budget in bytes; cells (-c) count as cells of 16 bits."""
+    from lacache_app.memory_spec import geometry_here
+
     from lacache_gguf.catalog import resolve
-    from lacache_gguf.devices import cell_step
-    from lacache_gguf.gguf_header import read_header
-    from lacache_gguf.kv_budget import KvGeometry, parse_budget
+    from lacache_gguf.kv_budget import parse_budget
 
     budget = parse_budget(settings.get("kv_budget") or settings["n_ctx"])
     if budget.n_bytes is not None:
         return budget.n_bytes
-    geometry = KvGeometry.from_metadata(read_header(resolve(settings["model"]).path).metadata, cell_step())
+    geometry = geometry_here(resolve(settings["model"]).path)
     return geometry.bytes(budget.n_cells or 1024, settings["n_ubatch"])

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lacache_app.memory_spec import MemorySpec, Size
+from lacache_app.memory_spec import MemorySpec, Size, geometry_here
 from lacache_app.settings import policy_dict
 
 from lacache_gguf.checkpoint import fingerprint
-from lacache_gguf.devices import cell_step
 from lacache_gguf.errors import UsageError
-from lacache_gguf.gguf_header import read_header
-from lacache_gguf.kv_budget import CELL_STEP, KvGeometry
+from lacache_gguf.kv_budget import CELL_STEP
 from lacache_gguf.policies import Full, Policy
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ class Bench:
     def __init__(self, settings: dict[str, Any], path: Path, open_engine: Callable[..., Engine]) -> None:
         """`settings`: keyword arguments of Engine but for budget, policy, KV types and n_ubatch; `path`: the file."""
         self._settings, self._open = settings, open_engine
-        self.geometry = KvGeometry.from_metadata(read_header(path).metadata, cell_step())
+        self.geometry = geometry_here(path)
         self.n_ctx_train = self.geometry.n_ctx_train
         n_ctx = min(CELL_STEP, self.n_ctx_train or CELL_STEP)
         self.weights = open_engine(**settings, n_ctx=n_ctx, n_ubatch=16, policy=Full())

@@ -85,11 +85,10 @@ def sizes(model: str, mib: int, rows: list[tuple[Any, ...]]) -> str:
 
 def largest_mib(model: str) -> int:
     """A memory that holds the model's whole trained context in 16 bits: more would not be used."""
-    from lacache_gguf.gguf_header import read_header
-    from lacache_gguf.kv_budget import KvGeometry
+    from lacache_app.memory_spec import geometry_here
 
     try:
-        geometry = KvGeometry.from_metadata(read_header(_model_path(model)).metadata)
+        geometry = geometry_here(_model_path(model))
     except LacacheError:
         return 1024
     return min(MIB[1], max(DEFAULT_MIB, -(-geometry.bytes(geometry.n_ctx_train or 8192) // 2**20)))

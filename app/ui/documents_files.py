@@ -35,6 +35,11 @@ class DroppedFiles:
     def __init__(self, ctx: Context, own: DocumentsTab) -> None:
         self.ctx, self.own = ctx, own
 
+    @property
+    def folder(self) -> Path:
+        """Where uploads lie; a day after that they are deleted."""
+        return Path(os.environ.get("GRADIO_TEMP_DIR") or self.ctx.data_dir / "uploads")
+
     def recognise(self, files: list[str] | None) -> Changes:
         """Files were dropped or taken away: read them, say what they are."""
         own = self.own
@@ -62,9 +67,8 @@ class DroppedFiles:
 
     def uploaded(self, path: str) -> Path:
         """A file that came through the upload. Raises UsageError for any other file of this machine."""
-        folder = Path(os.environ.get("GRADIO_TEMP_DIR") or self.ctx.data_dir / "uploads").resolve()
         real = Path(path).resolve()
-        if not real.is_relative_to(folder):
+        if not real.is_relative_to(self.folder.resolve()):
             raise UsageError(f"{Path(path).name} was not uploaded; upload it first")
         return real
 

@@ -159,7 +159,7 @@ class DocumentsPage:
 
     def _file(self, finished: Finished) -> str:
         """The summary as a Markdown file in the folder of uploads, from where it is served and, in a day, deleted."""
-        folder = Path(os.environ.get("GRADIO_TEMP_DIR") or self.ctx.data_dir / "uploads") / os.urandom(8).hex()
+        folder = self.files.folder / os.urandom(8).hex()
         folder.mkdir(mode=0o700, parents=True)
         stem = re.sub(r"[^\w.-]+", "-", Path(finished.name).stem, flags=re.ASCII).strip("-.")[:60] or "document"
         path = folder / f"{stem}-summary.md"

@@ -3,7 +3,7 @@
 // How many cells a KV cache gets.
 //
 // llama.cpp allocates cells in steps of 256, which the attention kernels of some GPU backends want. On CPUs any number
-// will do, and a budget of bytes buys up to 255 cells more when it is used to the last one.
+// will do, and a budget of bytes buys up to 224 cells more when it is used to the last one.
 
 struct llama_context_params;
 struct llama_cparams;
