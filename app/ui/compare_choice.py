@@ -10,7 +10,7 @@ import html
 from typing import Any
 
 from lacache_app.compare import LINE_UP, cells
-from lacache_app.memory_spec import MemorySpec, memory_text, parse_memory
+from lacache_app.memory_spec import MemorySpec, geometry_here, memory_text, parse_memory
 from lacache_app.policy_words import policy_choices, words_of
 
 from lacache_gguf.errors import LacacheError, UsageError
@@ -85,8 +85,6 @@ def sizes(model: str, mib: int, rows: list[tuple[Any, ...]]) -> str:
 
 def largest_mib(model: str) -> int:
     """A memory that holds the model's whole trained context in 16 bits: more would not be used."""
-    from lacache_app.memory_spec import geometry_here
-
     try:
         geometry = geometry_here(_model_path(model))
     except LacacheError:
