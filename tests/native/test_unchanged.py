@@ -29,13 +29,13 @@ lib.llama_backend_init()
 path, flash_attn, type_kv = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
 params = lib.llama_context_default_params()
-params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 512, 128, 128, 1
+params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 1024, 128, 128, 1
 params.n_threads = params.n_threads_batch = 2
 params.flash_attn_type, params.type_k, params.type_v = flash_attn, type_kv, type_kv
 ctx = lib.llama_init_from_model(model, params)
 memory = lib.llama_get_memory(ctx)
 n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
-tokens = np.random.default_rng(0).integers(0, n_vocab, 400)
+tokens = np.random.default_rng(0).integers(0, n_vocab, 700)
 batch = lib.llama_batch_init(128, 0, 1)
 digest, pos = hashlib.sha256(), 0
 
@@ -57,6 +57,8 @@ lib.llama_memory_seq_rm(memory, 0, 4, 104)
 lib.llama_memory_seq_add(memory, 0, 104, pos, -100)
 pos -= 100
 decode(tokens[230:300])
+for first in range(300, 620, 20): decode(tokens[first:first + 20])  # few rows together: flash-attn-rows.cpp
+for token in tokens[620:640]: decode([token])  # llama.cpp splits the cells among the threads from 512 on
 print(digest.hexdigest(), hasattr(lib._lib, "llama_lacache_abi"))
 """
 
