@@ -65,6 +65,7 @@ class Context:
         for i in range(n_ctx):
             self._batch.seq_id[i][0] = 0
         self.n_batch = n_ctx
+        self.n_vocab = self._n_vocab_wanted = 0  # see set_n_vocab
 
     @property
     def ptr(self):
@@ -110,6 +111,16 @@ class Context:
         """How much every cell is worth, float32 [n_layer, n_head_kv, n_cells - first], higher = keep; see
         policies.Need. `first` leaves older cells out, with keys only."""
         return native.score_keys(self.ptr, first=first) if need.kind == "keydiff" else native.score_attention(self.ptr)
+
+    # ---- logits ----------------------------------------------------------------------------------------------------
+
+    def set_n_vocab(self, n_vocab: int) -> None:
+        """Compute of chunks all of whose tokens are outputs the first `n_vocab` logits only and, in their place
+        `n_vocab`, that of the token which follows; of their last token all; 0 = all of all. `n_vocab` stays 0 where
+        that cannot be done."""
+        if n_vocab != self._n_vocab_wanted:
+            self.n_vocab = n_vocab if native.set_n_vocab(self.ptr, n_vocab) else 0
+            self._n_vocab_wanted = n_vocab
 
     # ---- cells -----------------------------------------------------------------------------------------------------
 

@@ -21,11 +21,14 @@ import numpy as np
 import lacache_gguf
 from lacache_gguf.errors import LacacheError, OutOfMemory
 
-ABI = 4  # LLAMA_LACACHE_ABI this module was written for
+ABI = 5  # LLAMA_LACACHE_ABI this module was written for
 _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
 
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
 
+
+ERR_UNSUPPORTED = -2
+"""Status of a call that cannot be done with this memory, model or device."""
 
 ERR_COMPUTE = -11
 """Status of a call that failed half way; the cells of the sequence are gone then."""
@@ -154,6 +157,8 @@ def _bind(lib: ctypes.CDLL, params: type, directory: Path) -> None:
     # int32_t llama_memory_seq_score_attention(struct llama_context * ctx, llama_seq_id seq_id,
     #         float * scores, size_t n_scores);
     declare(lib, "llama_memory_seq_score_attention", i32, ptr, i32, floats, size_t)
+    # int32_t llama_lacache_set_n_vocab(struct llama_context * ctx, int32_t n_vocab);
+    declare(lib, "llama_lacache_set_n_vocab", i32, ptr, i32)
 
 
 # ---- cells ---------------------------------------------------------------------------------------------------------
@@ -286,6 +291,22 @@ def _scores(name: str, ctx, seq_id: int, *first: int) -> np.ndarray:
     status = getattr(load()._lib, name)(ctx, seq_id, *first, pointer, scores.size)
     _check(status, f"scoring {n_cells} cells failed")
     return scores
+
+
+# ---- logits --------------------------------------------------------------------------------------------------------
+
+
+def set_n_vocab(ctx, n_vocab: int) -> bool:
+    """Compute the first `n_vocab` logits and that of the next token only, where all tokens of a ubatch are outputs; of
+    its last token all; 0 = all of all. False, with nothing changed, if that cannot be done with this model or device.
+
+    Raises NativeError for a number out of range; OutOfMemory if the buffers do not fit.
+    """
+    status = load()._lib.llama_lacache_set_n_vocab(ctx, n_vocab)
+    if status == ERR_UNSUPPORTED:
+        return False
+    _check(status, f"a vocabulary of {n_vocab} tokens was refused")
+    return True
 
 
 # ---- log -----------------------------------------------------------------------------------------------------------

@@ -87,15 +87,19 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return (shifted - np.log(total)).astype(np.float32)
 
 
-def nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood in nats of `targets` [n] under `logits` float32 [n, n_vocab]: float32 [n]."""
-    targets, result = np.asarray(targets), np.empty(len(logits), dtype=np.float32)
+def log_total(logits: np.ndarray) -> np.ndarray:
+    """float32 [n, n_vocab] -> logarithm of the sum of their exponentials: float32 [n]."""
+    result = np.empty(len(logits), dtype=np.float32)
     work = np.empty((min(_N_ROWS, len(logits)), logits.shape[-1]), dtype=np.float32)
     for first in range(0, len(logits), _N_ROWS):
         rows = logits[first : first + _N_ROWS]
         high = rows.max(axis=-1)
         exps = np.subtract(rows, high[:, None], out=work[: len(rows)])
         total = np.exp(exps, out=exps).sum(axis=-1)  # numpy adds pairwise: as good as float64 here
-        picked = np.take_along_axis(rows, targets[first : first + _N_ROWS, None], axis=-1)[:, 0]
-        result[first : first + _N_ROWS] = np.log(total) + high - picked
+        result[first : first + _N_ROWS] = np.log(total) + high
     return result
+
+
+def nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood in nats of `targets` [n] under `logits` float32 [n, n_vocab]: float32 [n]."""
+    return log_total(logits) - np.take_along_axis(logits, np.asarray(targets)[:, None], axis=-1)[:, 0]

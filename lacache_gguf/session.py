@@ -25,6 +25,7 @@ from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
 from lacache_gguf.sampling import Sampler, Sampling, log_softmax, nll
 from lacache_gguf.stream import TextStream
+from lacache_gguf.surprise import losses_of, n_frequent
 
 
 class Session:
@@ -66,7 +67,7 @@ class Session:
         chunk = self._context.check(chunk)
         losses = np.empty(len(chunk), dtype=np.float32) if self._history.has_losses else None
         if losses is not None:
-            losses[0] = nll(self._row()[None], chunk[:1])[0] if self._has_logits else self._usual_loss()
+            losses[0] = losses_of(self._row()[None], chunk[:1])[0] if self._has_logits else self._usual_loss()
         try:
             self._memory.make_room(len(chunk), n_block)
         except native.NativeError as error:
@@ -76,7 +77,8 @@ class Session:
         self._has_logits = False
         self._context.decode(chunk, self._memory.pos_next, all_logits or losses is not None)
         if losses is not None and len(chunk) > 1:
-            losses[1:] = nll(self._context.logits(len(chunk))[:-1], chunk[1:])
+            logits, is_part = self._context.logits(len(chunk)), self._context.n_vocab > 0
+            losses[1:] = losses_of(logits[:-1], chunk[1:], is_part)
         self._history.append(chunk, losses)
         self._memory.advance(len(chunk))
         self._has_logits, self._restored_row = True, None
@@ -125,6 +127,8 @@ class Session:
                 raise UsageError("the memory was thinned already; n_pinned counts from the first token: reset() before")
             memory.pin(n_pinned)
         run = self._begin()
+        if self._history.has_losses:
+            self._context.set_n_vocab(n_frequent(self._model.n_vocab))
         tokens = np.asarray([*self.pending, *tokens], dtype=np.int64)
         n_chunk = memory.n_read(self._n_ubatch)
         seconds = 0.0
@@ -205,6 +209,7 @@ class Session:
     def logits(self, tokens: np.ndarray, n_ubatch: int) -> Iterator[np.ndarray]:
         """Logits float32 [<= n_ubatch, n_vocab] of every ubatch of `tokens`; see Engine.logits."""
         run = self._begin()
+        self._context.set_n_vocab(0)
         for first in range(0, len(tokens), n_ubatch):
             chunk = tokens[first : first + n_ubatch]
             start = time.perf_counter()

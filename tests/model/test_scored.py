@@ -22,6 +22,7 @@ from lacache_gguf.policies import (
     SnapKV,
     is_per_head,
 )
+from lacache_gguf.surprise import losses_of, n_frequent
 
 pytestmark = pytest.mark.model
 
@@ -163,12 +164,12 @@ def test_what_native_code_cannot_do_is_refused_in_words(opened, monkeypatch):
 def test_surprise_is_the_loss_of_every_token_and_travels_with_it(opened):
     """Fed in ubatches, one at a time, after a cut and after a load: what a token cost stays what it cost."""
     engine = opened(Salience(n_recent=64))
-    tokens = engine.tokenize(TEXT * 14 + FIGURES)
-    losses = engine.nll(tokens, n_ubatch=16)
+    tokens = np.asarray(engine.tokenize(TEXT * 14 + FIGURES))
+    logits = np.concatenate([rows.copy() for rows in engine.logits(tokens[:-1], n_ubatch=16)])
     session = engine._session
     known = session._history.losses.copy()
     assert len(tokens) - 1 == len(known) > engine.n_ctx
-    np.testing.assert_allclose(known[1:], losses[: len(known) - 1], atol=1e-3, rtol=1e-3)  # the same logits
+    np.testing.assert_allclose(known[1:], losses_of(logits[:-1], tokens[1:-1]), atol=1e-3, rtol=1e-3)
     surprise = session.surprise()
     assert surprise.shape == (engine.n_layer, native.compact_n_head_kv(engine._context.ptr), engine.stats.n_cells)
     np.testing.assert_array_equal(surprise.reshape(len(engine.held), -1), known[engine.held])
@@ -176,6 +177,21 @@ def test_surprise_is_the_loss_of_every_token_and_travels_with_it(opened):
     assert len(session._history.losses) == len(known) + len(written) - 1
     greedy = session._history.losses[len(known) :]
     assert (greedy[1:] < np.log(49152)).all(), "the likeliest token is no surprise"
+
+
+def test_reading_computes_a_part_of_the_logits_and_finds_the_same_surprise(opened):
+    engine = opened(Salience(), n_ctx=512)
+    tokens = np.asarray(engine.tokenize(TEXT * 3 + FIGURES))
+    logits = np.concatenate([rows.copy() for rows in engine.logits(tokens, n_ubatch=48)])  # all: nll wants them
+    assert engine._context.n_vocab == 0
+    engine.reset()
+    for _ in engine.read(tokens):
+        assert engine._context.n_vocab == n_frequent(49152)
+    assert engine.stats.n_compactions == 0
+    read = engine._session._history.losses[1:].astype(np.float32)
+    fed = losses_of(logits[:-1], tokens[1:])
+    assert np.abs(read - fed).max() < 0.5  # other ubatches round otherwise
+    assert np.corrcoef(read, fed)[0, 1] > 0.999
 
 
 def test_salience_without_surprise_keeps_no_losses(opened):

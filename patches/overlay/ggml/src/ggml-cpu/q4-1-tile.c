@@ -75,13 +75,14 @@ static inline __m256 dot_block(__m256i qx, __m256i qy) {
 }
 
 // rows that the tile does not have are computed, too, and never stored
-static void add_slab(struct tile_sums * sums, const struct tile_rows * rows, const struct tile_cols * cols, int n_cols, int n_slab) {
+static void add_slab(
+        struct tile_sums * sums, const struct tile_rows * rows, const struct tile_cols * cols, int n_cols, int n_slab, bool is_first) {
     for (int c0 = 0; c0 < n_cols; c0 += N_COLS) {
         for (int r0 = 0; r0 < N_TILE; r0 += N_ROWS) {
             __m256 acc[N_COLS][N_ROWS];
             for (int c = 0; c < N_COLS; ++c) {
                 for (int r = 0; r < N_ROWS; ++r) {
-                    acc[c][r] = sums->dq[c0 + c][r0 + r];
+                    acc[c][r] = is_first ? _mm256_setzero_ps() : sums->dq[c0 + c][r0 + r];
                 }
             }
             for (int k = 0; k < n_slab; ++k) {
@@ -104,7 +105,7 @@ static void add_slab(struct tile_sums * sums, const struct tile_rows * rows, con
     for (int c = 0; c < n_cols; ++c) {
         __m256 ms[N_TILE/8];
         for (int r = 0; r < N_TILE/8; ++r) {
-            ms[r] = sums->ms[c][r];
+            ms[r] = is_first ? _mm256_setzero_ps() : sums->ms[c][r];
         }
         for (int k = 0; k < n_slab; ++k) {
             const __m256 s = _mm256_broadcast_ss(&cols->s[c][k]);
@@ -134,10 +135,17 @@ bool ggml_mul_mat_q4_1_tile(
         return false;
     }
 
-    // a tile that is not full multiplies what an earlier one left, or zeros: numbers that exist
-    struct tile_rows rows = { 0 };
-    struct tile_cols cols = { 0 };
+    struct tile_rows rows;
+    struct tile_cols cols;
     struct tile_sums sums;
+
+    // a tile that is not full multiplies what an earlier one left, or zeros: numbers that exist
+    if ((i0_end - i0_start) % N_TILE) {
+        memset(&rows, 0, sizeof(rows));
+    }
+    if ((i1_end - i1_start) % N_TILE) {
+        memset(&cols, 0, sizeof(cols));
+    }
 
     for (int64_t i1 = i1_start; i1 < i1_end; i1 += N_TILE) {
         const int n_cols = (int) (i1_end - i1 < N_TILE ? i1_end - i1 : N_TILE);
@@ -145,13 +153,12 @@ bool ggml_mul_mat_q4_1_tile(
         for (int64_t i0 = i0_start; i0 < i0_end; i0 += N_TILE) {
             const int n_rows = (int) (i0_end - i0 < N_TILE ? i0_end - i0 : N_TILE);
 
-            memset(&sums, 0, sizeof(sums));
             for (int64_t ib = 0; ib < nb; ib += N_SLAB) {
                 const int n_slab = (int) (nb - ib < N_SLAB ? nb - ib : N_SLAB);
 
                 load_rows(&rows, (const char *) x + i0*nb_x, nb_x, n_rows, ib, n_slab);
                 load_cols(&cols, (const char *) y + i1*nb_y, nb_y, n_cols, ib, n_slab);
-                add_slab(&sums, &rows, &cols, n_cols, n_slab);
+                add_slab(&sums, &rows, &cols, n_cols, n_slab, ib == 0);
             }
             for (int c = 0; c < n_cols; ++c) {
                 float * out = (float *) ((char *) dst + (i1 + c)*nb_dst) + i0;

@@ -1,0 +1,101 @@
+#include "llama-vocab-part.h"
+
+#include "llama-lacache.h"
+
+#include "llama-context.h"
+#include "llama-graph.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+#include "llama-vocab.h"
+
+#include <exception>
+
+ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result * res, ggml_tensor * w, ggml_tensor * cur) {
+    if (part.n_vocab == 0 || w != part.output) {
+        return nullptr;
+    }
+
+    ggml_tensor * tokens = res->get_inp_tokens();
+
+    const int64_t n_embd   = cur->ne[0];
+    const int64_t n_vocab  = w->ne[1];
+    const int64_t n_before = cur->ne[1] - 1; // outputs before the last one
+
+    part.built = n_before > 0 && tokens && tokens->ne[0] == cur->ne[1];
+
+    if (!part.built) {
+        return nullptr;
+    }
+
+    auto * ctx = res->get_ctx();
+    auto * gf  = res->get_gf();
+
+    ggml_tensor * before = ggml_view_2d(ctx, cur, n_embd, n_before, cur->nb[1], 0);
+    ggml_tensor * last   = ggml_view_2d(ctx, cur, n_embd, 1, cur->nb[1], n_before*cur->nb[1]);
+
+    ggml_tensor * w_part = ggml_view_2d(ctx, w, n_embd, part.n_vocab, w->nb[1], 0);
+    ggml_tensor * next   = ggml_get_rows(ctx, w, ggml_view_1d(ctx, tokens, n_before, tokens->nb[0])); // of every token the one behind it
+
+    // written piece by piece, so that rows as long as the vocabulary, which most of them do not need, are not moved about
+    ggml_tensor * out = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_vocab, n_before + 1);
+    ggml_set_input(out);
+
+    const auto put = [&](ggml_tensor * piece, int64_t i0, int64_t i1) {
+        ggml_tensor * place = ggml_view_2d(ctx, out, piece->ne[0], piece->ne[1], out->nb[1], i0*out->nb[0] + i1*out->nb[1]);
+        ggml_build_forward_expand(gf, ggml_cpy(ctx, piece, place));
+    };
+
+    put(ggml_mul_mat(ctx, w_part, before), 0, 0);
+    put(ggml_sum_rows(ctx, ggml_mul(ctx, next, before)), part.n_vocab, 0);
+    put(ggml_mul_mat(ctx, w, last), 0, n_before);
+
+    return out;
+}
+
+//
+// the C API of include/llama-lacache.h
+//
+
+// views of a part of the rows, and rows by number, are what every type has in plain memory; GPUs and repacked weights do not
+static bool is_supported(const ggml_tensor * output) {
+    return output && output->buffer && ggml_backend_buffer_is_host(output->buffer) && !output->extra;
+}
+
+static llama_compact_status set_n_vocab_impl(llama_context * ctx, int32_t n_vocab) {
+    auto & part = *ctx->get_cparams().vocab_part;
+
+    const auto * output = ctx->get_model().output;
+
+    if (n_vocab < 0 || n_vocab >= (int32_t) ctx->get_model().vocab.n_tokens()) {
+        return LLAMA_COMPACT_ERR_RANGE;
+    }
+    if (n_vocab > 0 && !is_supported(output)) {
+        return LLAMA_COMPACT_ERR_UNSUPPORTED;
+    }
+
+    ctx->compact_begin(); // nothing computes
+
+    part = { n_vocab, output, false };
+    ctx->compact_begin(true); // builds the graph of a full ubatch
+
+    if (n_vocab > 0 && !part.built) {
+        part = {};
+        ctx->compact_begin(true);
+        return LLAMA_COMPACT_ERR_UNSUPPORTED;
+    }
+
+    return LLAMA_COMPACT_OK;
+}
+
+int32_t llama_lacache_set_n_vocab(llama_context * ctx, int32_t n_vocab) {
+    if (!ctx) {
+        return LLAMA_COMPACT_ERR_CONTEXT;
+    }
+
+    try {
+        return set_n_vocab_impl(ctx, n_vocab);
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
+        return LLAMA_COMPACT_ERR_ALLOC;
+    }
+}
