@@ -29,7 +29,7 @@ def losses_of(logits: np.ndarray, tokens: np.ndarray, is_part: bool = False) -> 
     is_part: rows are what `Context.set_n_vocab` makes, with the logit of the token behind those of the frequent ones.
     """
     n = n_frequent(logits.shape[-1])
-    own = logits[:, n] if is_part else np.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    own = logits[:, n] if is_part else logits[np.arange(len(tokens)), tokens]
     if not n:
         return log_total(logits) - own
     total = log_total(logits[:, :n])
