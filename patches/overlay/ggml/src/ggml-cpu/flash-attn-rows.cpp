@@ -29,6 +29,8 @@ struct attn {
     const ggml_tensor * q, * k, * v, * mask;
     float scale, softcap;
 
+    size_t n_bytes_k, n_bytes_v; // of a row
+
     ggml_vec_dot_t    dot;    // of a row of K and a query, where K has not 16 bits
     ggml_from_float_t pack_q;
     ggml_to_float_t   unpack_v;
@@ -64,9 +66,8 @@ inline __m256 rounded(__m256 x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, 0));
 #endif
 
 // rows of one head lie far apart, and waiting for them takes longer than what is computed here
-inline void fetch(const ggml_tensor * kv, const char * data, int64_t ic) {
-    const char * row = data + ic*kv->nb[1];
-    for (size_t i = 0; i < ggml_row_size(kv->type, kv->ne[0]); i += 64) {
+inline void fetch(const char * row, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) {
         _mm_prefetch(row + i, _MM_HINT_T0);
     }
 }
@@ -101,7 +102,7 @@ void find_scores_f16(block & b, const group & g, const attn & a, const char * k)
     const int n = (int) a.k->ne[0];
 
     for (int c = 0; c < b.n; ++c) {
-        fetch(a.k, k, b.cell[c] + N_AHEAD);
+        fetch(k + (b.cell[c] + N_AHEAD)*a.k->nb[1], a.n_bytes_k);
         const ggml_fp16_t * row = (const ggml_fp16_t *) (k + b.cell[c]*a.k->nb[1]);
 
         GGML_F16_VEC sums[R][GGML_F16_ARR];
@@ -129,7 +130,7 @@ void find_scores_f16(block & b, const group & g, const attn & a, const char * k)
 template <int R>
 void find_scores(block & b, const group & g, const attn & a, const char * k) {
     for (int c = 0; c < b.n; ++c) {
-        fetch(a.k, k, b.cell[c] + N_AHEAD);
+        fetch(k + (b.cell[c] + N_AHEAD)*a.k->nb[1], a.n_bytes_k);
         for (int r = 0; r < R; ++r) {
             float sum;
             a.dot((int) a.k->ne[0], &sum, 0, k + b.cell[c]*a.k->nb[1], 0, g.q[r], 0, 1);
@@ -238,7 +239,7 @@ void attend(group & g, const attn & a, const char * k, const char * v, int64_t i
     for (int64_t ic = ic0; ic < ic1; ic += N_CELLS) {
         find_cells<R>(g, ic, std::min(ic + N_CELLS, ic1));
         for (int c = 0; c < g.cells.n; ++c) {
-            fetch(a.v, v, g.cells.cell[c]);
+            fetch(v + g.cells.cell[c]*a.v->nb[1], a.n_bytes_v);
         }
         if (a.k->type == GGML_TYPE_F16) {
             find_scores_f16<R>(g.cells, g, a, k);
@@ -276,6 +277,9 @@ attn describe(const ggml_tensor * dst) {
     if (a.softcap != 0.0f) {
         a.scale /= a.softcap;
     }
+    a.n_bytes_k = ggml_row_size(a.k->type, a.k->ne[0]);
+    a.n_bytes_v = ggml_row_size(a.v->type, a.v->ne[0]);
+
     const ggml_type_traits_cpu * k = ggml_get_type_traits_cpu(a.k->type);
     a.dot      = k->vec_dot;
     a.pack_q   = ggml_get_type_traits_cpu(k->vec_dot_type)->from_float;
