@@ -20,6 +20,7 @@ from lacache_gguf.devices import cell_step
 from lacache_gguf.gguf_header import GgufHeader, read_header, shard_paths
 from lacache_gguf.kv_budget import KvGeometry, round_up
 from lacache_gguf.policies import is_per_head, needs_of
+from lacache_gguf.surprise import n_frequent
 
 if TYPE_CHECKING:
     from lacache_gguf.policies import Policy
@@ -74,7 +75,7 @@ class Load:
     """How a model is to be loaded: the settings that cost memory. `n_gpu_layers` negative = all.
 
     n_query      newest queries that are recorded for the policy, 0 = none; `is_per_head`: KV heads keep cells of their
-                 own. `load_for` fills in both
+                 own; `has_surprise`: the policy wants every token's loss. `load_for` fills them in
     """
 
     n_cells: int
@@ -85,11 +86,18 @@ class Load:
     n_gpu_layers: int = -1
     n_query: int = 0
     is_per_head: bool = False
+    has_surprise: bool = False
 
 
 def load_for(policy: Policy, load: Load) -> Load:
     """`load` with what this policy needs beside the cells."""
-    return replace(load, n_query=sum(need.n_query for need in needs_of(policy)), is_per_head=is_per_head(policy))
+    needs = needs_of(policy)
+    return replace(
+        load,
+        n_query=sum(need.n_query for need in needs),
+        is_per_head=is_per_head(policy),
+        has_surprise=any(need.kind == "surprise" for need in needs),
+    )
 
 
 @dataclass(frozen=True)
@@ -232,7 +240,8 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
     A graph's buffer is as large as its widest moment, and memory of one moment is used again by the next. The moments
     of a ubatch of U tokens over C cells, all in f32 unless said otherwise:
 
-        logits         U x (vocabulary + 2 rows of the model's width): reserved for every token of a ubatch
+        logits         U x (vocabulary + 2 rows of the model's width): reserved for every token of a ubatch; where
+                       surprise is told from them, also the frequent tokens of the vocabulary and 1 row more
         attention      the mask C x U (f16 with flash attention; twice for window models) and a few rows of the width;
                        without flash attention also the scores, C x U for every head
         feed-forward   U x 3 of its width
@@ -251,8 +260,9 @@ def compute_bytes(shape: ModelShape, load: Load) -> int:
     n_q = shape.n_head * max(layer.n_embd_head_k for layer in shape.geometry.layers)
     mask = n_cells * n_tokens * (2 if has_flash else _F32) * (2 if is_mixed else 1)
     scores = 0 if has_flash else n_cells * n_tokens * _F32 * shape.n_head
+    told = n_frequent(shape.n_vocab) + shape.n_embd if load.has_surprise else 0
     moments = (
-        row * (shape.n_vocab + 2 * shape.n_embd),
+        row * (shape.n_vocab + 2 * shape.n_embd + told),
         row * (4 * shape.n_embd + 2 * n_q + widest_kv) + mask + scores,
         row * (3 * shape.n_ff + 2 * shape.n_embd),
         row * (8 * shape.n_inner + 4 * shape.n_embd),

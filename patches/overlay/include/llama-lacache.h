@@ -183,8 +183,9 @@ LLAMA_API int32_t llama_memory_seq_score_attention(
 //   of every token but the last   the logits of the tokens 0 .. n_vocab - 1, and at [n_vocab] that of the token behind it
 //   of the last token             all, as ever
 //
-// The rest of a row is undefined. Vocabularies begin with what is frequent. Other ubatches get all; 0 = always all (as in a
-// new context). A batch must not be larger than n_ubatch, or a row in its midst has no token behind it to tell of.
+// The rest of such a row is that of the last token. Vocabularies begin with what is frequent. Other ubatches get all; 0 =
+// always all (as in a new context). A batch must not be larger than n_ubatch, or a row in its midst has no token behind
+// it to tell of.
 // ERR_RANGE for n_vocab < 0 or as large as the vocabulary, ERR_UNSUPPORTED where the output matrix is not in plain memory
 // of the CPU, or the model makes its logits in a way of its own.
 LLAMA_API int32_t llama_lacache_set_n_vocab(struct llama_context * ctx, int32_t n_vocab);

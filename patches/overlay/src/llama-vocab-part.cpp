@@ -18,7 +18,6 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
     ggml_tensor * tokens = res->get_inp_tokens();
 
     const int64_t n_embd   = cur->ne[0];
-    const int64_t n_vocab  = w->ne[1];
     const int64_t n_before = cur->ne[1] - 1; // outputs before the last one
 
     part.built = n_before > 0 && tokens && tokens->ne[0] == cur->ne[1];
@@ -36,18 +35,16 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
     ggml_tensor * w_part = ggml_view_2d(ctx, w, n_embd, part.n_vocab, w->nb[1], 0);
     ggml_tensor * next   = ggml_get_rows(ctx, w, ggml_view_1d(ctx, tokens, n_before, tokens->nb[0])); // of every token the one behind it
 
-    // written piece by piece, so that rows as long as the vocabulary, which most of them do not need, are not moved about
-    ggml_tensor * out = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_vocab, n_before + 1);
-    ggml_set_input(out);
+    // rows are as long as the vocabulary; all begin as the last one, and what is known of the others is written over it
+    ggml_tensor * out = ggml_repeat_4d(ctx, ggml_mul_mat(ctx, w, last), w->ne[1], n_before + 1, 1, 1);
 
-    const auto put = [&](ggml_tensor * piece, int64_t i0, int64_t i1) {
-        ggml_tensor * place = ggml_view_2d(ctx, out, piece->ne[0], piece->ne[1], out->nb[1], i0*out->nb[0] + i1*out->nb[1]);
+    const auto put = [&](ggml_tensor * piece, int64_t i0) {
+        ggml_tensor * place = ggml_view_2d(ctx, out, piece->ne[0], piece->ne[1], out->nb[1], i0*out->nb[0]);
         ggml_build_forward_expand(gf, ggml_cpy(ctx, piece, place));
     };
 
-    put(ggml_mul_mat(ctx, w_part, before), 0, 0);
-    put(ggml_sum_rows(ctx, ggml_mul(ctx, next, before)), part.n_vocab, 0);
-    put(ggml_mul_mat(ctx, w, last), 0, n_before);
+    put(ggml_mul_mat(ctx, w_part, before), 0);
+    put(ggml_sum_rows(ctx, ggml_mul(ctx, next, before)), part.n_vocab);
 
     return out;
 }
