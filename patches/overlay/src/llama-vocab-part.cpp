@@ -72,16 +72,26 @@ static llama_compact_status set_n_vocab_impl(llama_context * ctx, int32_t n_voca
 
     ctx->compact_begin(); // nothing computes
 
-    part = { n_vocab, output, false };
-    ctx->compact_begin(true); // builds the graph of a full ubatch
+    auto status = LLAMA_COMPACT_OK;
 
-    if (n_vocab > 0 && !part.built) {
-        part = {};
-        ctx->compact_begin(true);
-        return LLAMA_COMPACT_ERR_UNSUPPORTED;
+    try {
+        part = { n_vocab, output, false };
+        ctx->compact_begin(true); // builds the graph of a full ubatch
+
+        if (n_vocab > 0 && !part.built) {
+            status = LLAMA_COMPACT_ERR_UNSUPPORTED;
+        }
+    } catch (const std::exception & err) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
+        status = LLAMA_COMPACT_ERR_ALLOC;
     }
 
-    return LLAMA_COMPACT_OK;
+    if (status != LLAMA_COMPACT_OK) {
+        part = {};
+        ctx->compact_begin(true);
+    }
+
+    return status;
 }
 
 int32_t llama_lacache_set_n_vocab(llama_context * ctx, int32_t n_vocab) {
