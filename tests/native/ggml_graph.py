@@ -13,7 +13,7 @@ from lacache_gguf import native
 
 ptr, i32, i64, size_t, f32 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t, ctypes.c_float
 
-F32, F16, Q4_0, Q5_1, Q8_0, IQ4_NL, BF16 = 0, 1, 2, 7, 8, 20, 30  # ggml.h
+F32, F16, Q4_0, Q5_1, Q8_0, IQ4_NL, I32, BF16 = 0, 1, 2, 7, 8, 20, 26, 30  # ggml.h
 
 
 class InitParams(ctypes.Structure):  # ggml_init_params, ggml.h
@@ -32,6 +32,8 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
         ("ggml_mul_mat", ptr, ptr, ptr, ptr),
         ("ggml_mul_mat_set_hint", None, ptr, i32),
         ("ggml_flash_attn_ext", ptr, ptr, ptr, ptr, ptr, ptr, f32, f32, f32),
+        ("ggml_rope_ext", ptr, ptr, ptr, ptr, ptr, i32, i32, i32, *[f32] * 6),
+        ("ggml_rope_multi", ptr, ptr, ptr, ptr, ptr, i32, i32 * 4, i32, i32, *[f32] * 6),
         ("ggml_quantize_chunk", size_t, i32, ptr, ptr, i64, i64, i64, ptr),
         ("ggml_nbytes", size_t, ptr),
         ("ggml_new_graph", ptr, ptr),
@@ -51,9 +53,9 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
 
 
 def packed(type_: int, rows: np.ndarray) -> np.ndarray:
-    """float32 [..., n] as bytes of a ggml type."""
-    if type_ == F32:
-        return np.ascontiguousarray(rows, np.float32)
+    """float32 [..., n], or int32 for I32, as bytes of a ggml type."""
+    if type_ in (F32, I32):
+        return np.ascontiguousarray(rows, np.float32 if type_ == F32 else np.int32)
     out, n = np.zeros(rows.size * 4, np.uint8), rows.shape[-1]
     base, _ = libraries()
     return out[: base.ggml_quantize_chunk(type_, rows.ctypes.data, out.ctypes.data, 0, rows.size // n, n, None)]
@@ -64,7 +66,7 @@ def computed(
 ) -> Iterator[np.ndarray]:
     """The result of `build(base, context, *tensors)` as float32 [n]: by the kernels, then by the reference ("use_ref").
 
-    inputs: (type, float32 [.., .., .., n]) of every tensor.
+    inputs: (type, float32 or int32 [.., .., .., n]) of every tensor.
     """
     base, cpu = libraries()
     with ExitStack() as stack:

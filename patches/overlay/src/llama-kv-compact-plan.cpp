@@ -102,8 +102,8 @@ llama_compact_status llama_kv_compact_plan_attn(
         }
 
         // row[i] >= i, so a block of destinations never holds a source of a later block; heads do not meet
-        for (int32_t i = 0; i < n_kept; ++i) {
-            for (int32_t h = 0; h < n_head; ++h) {
+        for (int32_t h = 0; h < n_head; ++h) {
+            for (int32_t i = 0; i < n_kept; ++i) {
                 const int32_t j     = box[(size_t) h*n_kept + i];
                 const int32_t delta = thin ? 0 : i - pos[j];
 
@@ -172,8 +172,8 @@ llama_compact_status llama_kv_compact_plan_turn(
     std::vector<bool> turns(cell.size()); // in any layer or head
 
     const auto add = [&](const int32_t * box, llama_kv_compact_rows & rows) {
-        for (size_t i = 0; i < cell.size(); ++i) {
-            for (int32_t h = 0; h < n_head; ++h) {
+        for (int32_t h = 0; h < n_head; ++h) {
+            for (size_t i = 0; i < cell.size(); ++i) {
                 const int32_t delta = box[h*cell.size() + i];
 
                 if (delta < -LLAMA_LACACHE_TURN_MAX || delta > LLAMA_LACACHE_TURN_MAX) {

@@ -64,14 +64,9 @@ ggml_tensor * llama_kv_compact_rotate(
 
     const int64_t n_embd = cur->ne[0];
     const int64_t n      = cur->ne[1];
-    const int64_t n_turn = delta->ne[0];
+    const int64_t n_dim  = hparams.n_embd_head_k(il);
 
-    GGML_ASSERT(n % n_turn == 0);
-
-    // one angle for many rows: they are so many heads of one position, and its sines and cosines are computed once
-    const int64_t n_dim = hparams.n_embd_head_k(il);
-
-    cur = ggml_reshape_3d(ctx, cur, n_dim, n_embd/n_dim*(n/n_turn), n_turn);
+    cur = ggml_reshape_3d(ctx, cur, n_dim, n_embd/n_dim, n);
 
     // quantized K is stored in a Hadamard-rotated basis; the matrix is its own inverse
     if (rot) {

@@ -10,14 +10,13 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
-#include <tuple>
 
 // bytes of one intermediate tensor; at most three of them live at a time
 static constexpr size_t COMPACT_BLOCK_BYTES = 8u*1024*1024;
 
 // tensors of a layer in a graph, and inputs for rows that move alike: upper bounds that decide how many layers share a graph
 static constexpr size_t COMPACT_TENSORS = 60;
-static constexpr size_t COMPACT_INPUTS  = 10;
+static constexpr size_t COMPACT_INPUTS  = 4;
 
 //
 // graph
@@ -83,15 +82,11 @@ llama_kv_compact_graph llama_kv_cache::compact_graph(const llama_kv_compact_plan
             n_cells > 0 ? (n_dims + res.n_dims_blk - 1)/res.n_dims_blk : 0);
 
     res.rows = plan.rows;
-    res.turns.resize(res.rows.size());
-
-    for (size_t p = 0; p < res.rows.size(); ++p) {
-        const int64_t n_all = res.rows[p].src.size();
+    for (auto & rows : res.rows) {
+        const int64_t n_all = rows.src.size();
 
         for (int64_t i0 = 0; i0 < n_all; i0 += res.n_rows_blk) {
-            const int64_t n = std::min(res.n_rows_blk, n_all - i0);
-
-            res.turns[p].push_back(llama_kv_compact_turns(res.rows[p], i0, n, plan.n_head));
+            llama_kv_compact_by_turn(rows, i0, std::min(res.n_rows_blk, n_all - i0));
         }
     }
 
@@ -115,27 +110,12 @@ void llama_kv_cache::compact_build(
         inp.i0 = i_block*graph.n_rows_blk;
         inp.n  = std::min<int64_t>(graph.n_rows_blk, (int64_t) plan.rows[p].src.size() - inp.i0);
 
-        inp.src = inp.dst = inp.perm = nullptr;
-        inp.dst_own   = inp.dst_quad   = inp.dst_rest   = nullptr;
-        inp.delta_own = inp.delta_quad = inp.delta_rest = nullptr;
+        inp.src = inp.dst = inp.delta = inp.perm = nullptr;
 
         if (inp.n > 0) {
-            std::tie(inp.n_own, inp.n_quad) = graph.turns[p][i_block];
-
-            inp.src = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n);
-            inp.dst = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n);
-
-            inp.dst_rest   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n - inp.n_own - inp.n_quad);
-            inp.delta_rest = llama_kv_side_input(ctx, GGML_TYPE_I32, 1);
-
-            if (inp.n_own > 0) {
-                inp.dst_own   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n_own);
-                inp.delta_own = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n_own);
-            }
-            if (inp.n_quad > 0) {
-                inp.dst_quad   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n_quad);
-                inp.delta_quad = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n_quad/4);
-            }
+            inp.src   = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n);
+            inp.dst   = llama_kv_side_input(ctx, GGML_TYPE_I64, inp.n);
+            inp.delta = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.n);
         }
         if (inp.hi > inp.lo) {
             inp.perm = llama_kv_side_input(ctx, GGML_TYPE_I32, inp.hi - inp.lo, plan.n_head);
@@ -148,24 +128,11 @@ void llama_kv_cache::compact_build(
     };
 
     const auto move_turned = [&](ggml_tensor * t, const llama_kv_compact_inputs & inp, uint32_t il) {
-        ggml_tensor * res = view_rows(ctx, t, plan.n_head);
-        ggml_tensor * cur = ggml_get_rows(ctx, res, inp.src); // F32; all rows are read before one is written
+        ggml_tensor * rows = view_rows(ctx, t, plan.n_head);
+        ggml_tensor * cur  = ggml_get_rows(ctx, rows, inp.src); // F32
 
-        const auto turn = [&](int64_t i0, int64_t n, ggml_tensor * dst, ggml_tensor * delta) {
-            ggml_tensor * part = ggml_view_2d(ctx, cur, cur->ne[0], n, cur->nb[1], i0*cur->nb[1]);
-            part = llama_kv_compact_rotate(model, lctx->get_cparams(), ctx, part, delta, graph.rot, il);
-            res  = ggml_set_rows(ctx, res, part, dst);
-        };
-
-        if (inp.n_own > 0) {
-            turn(0, inp.n_own, inp.dst_own, inp.delta_own);
-        }
-        if (inp.n_quad > 0) {
-            turn(inp.n_own, inp.n_quad, inp.dst_quad, inp.delta_quad);
-        }
-        turn(inp.n_own + inp.n_quad, inp.n - inp.n_own - inp.n_quad, inp.dst_rest, inp.delta_rest);
-
-        ggml_build_forward_expand(gf, res);
+        cur = llama_kv_compact_rotate(model, lctx->get_cparams(), ctx, cur, inp.delta, graph.rot, il);
+        ggml_build_forward_expand(gf, ggml_set_rows(ctx, rows, cur, inp.dst));
     };
 
     for (size_t i = i_layer; i < i_layer + n_layer; ++i) {
@@ -231,19 +198,7 @@ void llama_kv_cache::compact_set_inputs(const llama_kv_compact_plan & plan, cons
             llama_kv_side_set(inp.src, rows.src.data() + inp.i0);
             llama_kv_side_set(inp.dst, dst.data());
 
-            const int32_t * delta = rows.delta.data() + inp.i0;
-
-            std::vector<int32_t> quad;
-            for (int64_t i = 0; i < inp.n_quad; i += 4) {
-                quad.push_back(delta[inp.n_own + i]);
-            }
-
-            llama_kv_side_set(inp.dst_own,    dst.data());
-            llama_kv_side_set(inp.dst_quad,   dst.data() + inp.n_own);
-            llama_kv_side_set(inp.dst_rest,   dst.data() + inp.n_own + inp.n_quad);
-            llama_kv_side_set(inp.delta_own,  delta);
-            llama_kv_side_set(inp.delta_quad, quad.data());
-            llama_kv_side_set(inp.delta_rest, delta + inp.n_own + inp.n_quad);
+            llama_kv_side_set(inp.delta, rows.delta.data() + inp.i0);
         }
 
         if (inp.perm) {

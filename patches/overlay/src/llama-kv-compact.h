@@ -66,29 +66,18 @@ llama_compact_status llama_kv_compact_plan_shift(
                      llama_pos   shift,
          llama_kv_compact_plan & plan);
 
-// how many of the rows [i0, i0 + n) turn alone, and how many four by four; the others turn by one angle. They come in this
-// order afterwards, which is another one only where heads have plans of their own
-std::pair<int64_t, int64_t> llama_kv_compact_turns(llama_kv_compact_rows & rows, int64_t i0, int64_t n, int32_t n_head);
+// put the rows [i0, i0 + n) in the order of how they turn. A block reads all its rows before it writes one, so they may
+// come in any order
+void llama_kv_compact_by_turn(llama_kv_compact_rows & rows, int64_t i0, int64_t n);
 
 // the inputs of one pattern in the graph of one block
 struct llama_kv_compact_inputs {
     int64_t i0 = 0; // rows [i0, i0 + n) of the pattern
     int64_t n  = 0;
 
-    ggml_tensor * src = nullptr; // I32 [n]
-    ggml_tensor * dst = nullptr; // I64 [n]
-
-    // K that turns: the first n_own rows by an angle of their own, the next n_quad rows four by four, all others by one
-    // and the same. Behind the part of the cache that is thinned every row turns by the same angle, so these are most
-    int64_t n_own  = 0;
-    int64_t n_quad = 0;
-
-    ggml_tensor * dst_own    = nullptr; // I64 [n_own]
-    ggml_tensor * dst_quad   = nullptr; // I64 [n_quad]
-    ggml_tensor * dst_rest   = nullptr; // I64 [n - n_own - n_quad]
-    ggml_tensor * delta_own  = nullptr; // I32 [n_own]
-    ggml_tensor * delta_quad = nullptr; // I32 [n_quad/4]
-    ggml_tensor * delta_rest = nullptr; // I32 [1]
+    ggml_tensor * src   = nullptr; // I32 [n]
+    ggml_tensor * dst   = nullptr; // I64 [n]
+    ggml_tensor * delta = nullptr; // I32 [n]
 
     // transposed V: cells [lo, hi) are rewritten in order
     int64_t lo = 0;
@@ -105,9 +94,7 @@ struct llama_kv_compact_graph {
 
     std::vector<llama_kv_compact_inputs> inps; // one per pattern
 
-    // rows per pattern, and n_own and n_quad of every block of them
-    std::vector<llama_kv_compact_rows> rows;
-    std::vector<std::vector<std::pair<int64_t, int64_t>>> turns;
+    std::vector<llama_kv_compact_rows> rows; // per pattern, every block of them in the order of how they turn
 
     ggml_tensor * rot = nullptr; // Hadamard matrix of quantized K
 };
@@ -130,6 +117,6 @@ ggml_tensor * llama_kv_compact_rotate(
         const llama_cparams & cparams,
                ggml_context * ctx,
                 ggml_tensor * cur,
-                ggml_tensor * delta, // I32 [n_turn], each for n/n_turn rows in a row
+                ggml_tensor * delta, // I32 [n]
                 ggml_tensor * rot,   // Hadamard matrix of quantized K or nullptr
                    uint32_t   il);
