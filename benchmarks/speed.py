@@ -27,8 +27,8 @@ from lacache_gguf import Engine
 from lacache_gguf.context import default_n_threads
 
 SLICE, STOCK_DECODE = 2048, 128  # part 1, tokens
-ROUND_READ, ROUND_DECODE, FLAT_ROUNDS = 128, 128, 15  # part 2, tokens
-COLUMNS = (("tokens_per_s", ".1f"), ("pace", ".3f"))  # of part 2's table
+ROUND_READ, ROUND_DECODE = 128, 128  # part 2, tokens
+FLAT_ROUNDS = 15  # of part 2
 
 
 def against_stock(args, n_history: int, n_cells: int, n_decode: int, n_rounds: int) -> tuple[dict, dict]:
@@ -128,10 +128,11 @@ def show_pair(args, pair: dict) -> None:
 
 def show_flatness(args, flat: dict) -> None:
     """The table of part 2."""
-    rows = [
-        [n, *(f"{flat[str(n)][f'{kind}_{what}']:{spec}}" for kind in ("read", "decode") for what, spec in COLUMNS)]
-        for n in args.histories
-    ]
+
+    def cells(of: dict, kind: str) -> list[str]:
+        return [f"{of[f'{kind}_tokens_per_s']:.1f}", f"{of[f'{kind}_pace']:.3f}"]
+
+    rows = [[n, *cells(flat[str(n)], "read"), *cells(flat[str(n)], "decode")] for n in args.histories]
     rows.append(["spread", "", f"{100 * flat['read_spread']:.1f} %", "", f"{100 * flat['decode_spread']:.1f} %"])
     table(["history of ours", "read tok/s", "pace", "decode tok/s", "pace"], rows)
 
