@@ -83,7 +83,7 @@ llama_kv_compact_graph llama_kv_cache::compact_graph(const llama_kv_compact_plan
 
     res.rows = plan.rows;
     for (auto & rows : res.rows) {
-        const int64_t n_all = rows.src.size();
+        const int64_t n_all = rows.turns ? rows.src.size() : 0;
 
         for (int64_t i0 = 0; i0 < n_all; i0 += res.n_rows_blk) {
             llama_kv_compact_by_turn(rows, i0, std::min(res.n_rows_blk, n_all - i0));
