@@ -101,6 +101,10 @@ llama_compact_status llama_kv_compact_plan_attn(
             }
         }
 
+        for (auto * numbers : { &rows.src, &rows.dst, &rows.delta }) {
+            numbers->reserve((size_t) n_head*n_kept);
+        }
+
         // row[i] >= i, so a block of destinations never holds a source of a later block; heads do not meet
         for (int32_t h = 0; h < n_head; ++h) {
             for (int32_t i = 0; i < n_kept; ++i) {

@@ -43,7 +43,9 @@ bool llama_kv_side_compute(
     bool ok = ggml_backend_sched_reserve(sched, gf);
 
     if (ok) {
-        gf = rebuild(); // reserving has split the first one
+        if (ggml_backend_sched_get_n_backends(sched) > 1) {
+            gf = rebuild(); // reserving has split the first one
+        }
         ok = ggml_backend_sched_alloc_graph(sched, gf);
     }
     if (!ok) {
