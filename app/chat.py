@@ -129,7 +129,9 @@ class Turn:
             for batch in self._run.batches(interval_s):
                 text += "".join(event.text for event in batch if isinstance(event, Step))
                 progress = next((event for event in reversed(batch) if isinstance(event, Progress)), progress)
-                if not self._run.is_over:
+                is_read = progress is not None and progress.n_done == progress.n_total
+                is_due = batch and is_read and not text  # the first text, which painting this would only delay
+                if not (self._run.is_over or is_due):
                     yield self._view(self._state(), text, progress)
         except LacacheError as reason:
             error = str(reason)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
 
 T = TypeVar("T")
-_SILENT_INTERVALS = 5  # a running work without news gives an empty batch this rarely, so that its reader can be closed
+_SILENT_INTERVALS = 5  # a run without news gives an empty batch this rarely, so that its reader can be closed
 
 
 class Run(Generic[T]):
@@ -65,11 +65,11 @@ class Run(Generic[T]):
         """The events since the last batch, until the work is over.
 
         The first event, and the first of another type than the one before, comes at once; later ones are gathered for
-        `interval_s`, so that drawing them does not slow the engine. While the run waits or loads, and rarely while a
-        work has no news, the batch is empty. Raises the work's error. Closing the iterator stops the run.
+        `interval_s`, so that drawing them does not slow the engine. When the state changes, and rarely while there is
+        no news, the batch is empty. Raises the work's error. Closing the iterator stops the run.
         """
         try:
-            next_at = time.monotonic() + interval_s
+            next_at, shown = time.monotonic() + interval_s, self.state
             while True:
                 with self._changed:
                     self._changed.wait_for(
@@ -78,14 +78,15 @@ class Run(Generic[T]):
                     is_over, state = self.is_over, self.state
                     events, self._events, self._is_urgent = self._events, [], False
                 next_at = time.monotonic() + interval_s
-                if not events and state == "running":
+                if not events and state == shown and not is_over:
                     with self._changed:
-                        self._changed.wait_for(
-                            lambda: self._events or self.is_over, (_SILENT_INTERVALS - 1) * interval_s
+                        has_news = self._changed.wait_for(
+                            lambda old=shown: self._events or self.state != old, (_SILENT_INTERVALS - 1) * interval_s
                         )
-                        if self._events or self.is_over:
+                        if has_news:
                             next_at = 0.0
                             continue
+                shown = state
                 if events or not is_over:
                     yield events
                 if is_over:

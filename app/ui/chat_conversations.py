@@ -32,15 +32,12 @@ Changes = dict[Any, Any]  # component -> new value
 
 @dataclass
 class Asked:
-    """An answer that is due or being painted. `shown` is set when the event that paints it has nothing more to say."""
+    """An answer that is being painted. `shown` is set when the event that asked and paints has nothing more to say."""
 
     turn: Turn
+    search: str  # what the list of conversations is searched for
+    session: str | None  # of the visitor
     shown: threading.Event = field(default_factory=threading.Event)
-    _first: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self) -> bool:
-        """Whether the caller is the first to take it, and so the one who paints how it ends."""
-        return self._first.acquire(blocking=False)
 
 
 class ConversationsPage:
@@ -163,9 +160,7 @@ class ConversationsPage:
         """Stop the answer under way and wait until the page shows it as stopped."""
         if asked is not None and not asked.shown.is_set():
             asked.turn.stop()
-            asked.turn.wait(END_S)
-            if not asked.take():  # otherwise its event still waits in the queue, and will paint nothing
-                asked.shown.wait(END_S)
+            asked.shown.wait(END_S)
 
 
 def bubble(message: Message) -> Bubble:

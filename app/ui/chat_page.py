@@ -1,6 +1,7 @@
 """Asking and answering in the chat tab: what the events do that write messages.
 
 What it is: `ChatPage`, one method per event. A visitor has one answer under way at a time, and so has a conversation.
+The event that asks also paints the answer (`answering`): each further event is a round trip of the page.
 Nothing that finishes late can bring back something old: an answer's last chunk is empty, and whoever changes the page
 while an answer is being written stops it and waits until it is painted.
 What it does not know: layout, how the model is run, SQL.
@@ -8,8 +9,10 @@ What it does not know: layout, how the model is run, SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.components.chatbot import Message as Bubble
@@ -17,9 +20,13 @@ from gradio.components.chatbot import TextMessage
 from lacache_app import chat
 from lacache_app.chat import PRESETS, Turn, View
 from lacache_app.ui import chat_choice, chat_html
-from lacache_app.ui.chat_conversations import END_S, Asked, Changes, ConversationsPage, bubble, shortened
+from lacache_app.ui.chat_conversations import Asked, Changes, ConversationsPage, bubble, shortened
+from lacache_app.ui.context import Context
 
 from lacache_gguf.errors import LacacheError, UsageError
+
+if TYPE_CHECKING:
+    from lacache_app.ui.chat_tab import ChatTab
 
 ID = "chat"
 
@@ -27,23 +34,28 @@ ID = "chat"
 class ChatPage(ConversationsPage):
     """The events of one chat tab."""
 
+    def __init__(self, ctx: Context, own: ChatTab) -> None:
+        super().__init__(ctx, own)
+        self._sending = threading.Lock()
+
     # ---- asking and answering ----------------------------------------------------------------------------------------
 
     def send(
         self, text: str, conversation: str, asked: Asked | None, search: str, request: gr.Request, *choice: Any
     ) -> Changes:
         """Enter or Send: the message is in the store and on the page, its answer is queued."""
-        if not (text or "").strip() or _is_busy(asked):
-            return self._nothing()
-        try:
-            self._not_elsewhere(conversation, asked)
-        except UsageError as error:
-            gr.Warning(str(error))
-            return self._nothing()
-        if not conversation or not self.store.has(conversation):
-            conversation = self.store.create().id
-        chat.ask(self.store, conversation, text)
-        return {**self._ask(conversation, search, request, choice), self.own.input: ""}
+        with self._sending:  # Enter pressed twice: the second event comes before the first has changed the page
+            if not (text or "").strip() or self.ctx.runs.get(request.session_hash, ID) is not None:
+                return self._nothing()
+            try:
+                self._not_elsewhere(conversation, asked)
+            except UsageError as error:
+                gr.Warning(str(error))
+                return self._nothing()
+            if not conversation or not self.store.has(conversation):
+                conversation = self.store.create().id
+            chat.ask(self.store, conversation, text)
+            return {**self._ask(conversation, search, request, choice), self.own.input: ""}
 
     def edit(
         self,
@@ -85,46 +97,54 @@ class ChatPage(ConversationsPage):
         """Queue the answer to what is in the store, and paint it as waiting."""
         system, settings = chat_choice.chosen(choice)
         self.store.configure(conversation, system=system, settings={"chosen": settings})
-        asked = Asked(Turn(self.store, conversation, chat_choice.sampling(settings)).start(self.ctx.host))
-        self.ctx.runs.set(request.session_hash, asked.turn, ID)
-        waiting = View("waiting", place=asked.turn.place)
+        turn = Turn(self.store, conversation, chat_choice.sampling(settings)).start(self.ctx.host)
+        self.ctx.runs.set(request.session_hash, turn, ID)
+        waiting = View("waiting", place=turn.place)
         return {
             **self.settled(conversation, search, chat_html.news(waiting)),
-            self.own.asked: asked,
+            self.own.asked: Asked(turn, search, request.session_hash),
             self.own.opened: conversation,
         }
 
-    def answer(self, asked: Asked | None, search: str, request: gr.Request) -> Iterator[Changes]:
-        """Paint the answer that is due until it is over. Only the last message changes meanwhile."""
-        if asked is None or not asked.take():
-            yield self._nothing()
-            return
+    def answering(self, event: Callable[..., Changes]) -> Callable[..., Iterator[Changes]]:
+        """`event`, which may ask; then the answer is painted, too."""
+
+        @functools.wraps(event)
+        def asks_and_answers(*args: Any, **kwargs: Any) -> Iterator[Changes]:
+            changes = event(*args, **kwargs)
+            if asked := changes.get(self.own.asked):
+                yield from self._answer(asked, changes)
+            else:
+                yield changes
+
+        return asks_and_answers
+
+    def _answer(self, asked: Asked, changes: Changes) -> Iterator[Changes]:
+        """Paint `changes`, then the answer until it is over. Only the last message changes meanwhile."""
         turn = asked.turn
         try:
+            yield changes
             before = [bubble(m) for m in self.store.messages(turn.conversation) if m.id != turn.message]
             for view in turn.views():
                 if view.is_over:
                     break
                 live = [Bubble(role="assistant", content=[TextMessage(text=view.text)])] if view.n_tokens else []
                 yield {self.own.log: [*before, *live], self.own.status: chat_html.news(view)}
-            newer = self.ctx.runs.get(request.session_hash, ID)
+            newer = self.ctx.runs.get(asked.session, ID)
             if newer is None or newer is turn:
-                yield self.settled(turn.conversation, search, chat_html.news(view))
+                yield self.settled(turn.conversation, asked.search, chat_html.news(view))
             yield self._nothing()  # Gradio repeats an event's last chunk at its end, when others may have painted
         finally:
+            turn.stop()  # the page is gone, or the answer is over
             asked.shown.set()
 
     def stop(self, asked: Asked | None, conversation: str, search: str) -> Changes:
         """End the answer at once; what was written stays. The event that paints the answer also paints its end: this
-        one may reach the page after it. Only an answer that nobody paints yet, behind others, ends here."""
+        one may reach the page after it."""
         if asked is None or asked.shown.is_set():
             return self.settled(conversation, search)
         asked.turn.stop()
-        if not asked.take():
-            return self._nothing()
-        asked.turn.wait(END_S)
-        asked.shown.set()
-        return self.settled(conversation, search, chat_html.news(View("stopped")))
+        return self._nothing()
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: nobody waits for the answer any more."""
@@ -197,6 +217,3 @@ class ChatPage(ConversationsPage):
         except (IndexError, KeyError, TypeError, ValueError):
             raise UsageError("This message is not in the store any more; look at it again.") from None
 
-
-def _is_busy(asked: Asked | None) -> bool:
-    return asked is not None and not asked.turn.is_over

@@ -176,30 +176,26 @@ def _build_sampling() -> Sampling:
 
 
 def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
-    """The events. Those that only paint need no queue; those that wait for an answer to end, or write it, are in it."""
+    """The events. Those that only paint need no queue; those that wait for an answer to end, or write it, are in it.
+    None of them waits there for another one: the engine's host lets one answer at a time be written."""
     from lacache_app.ui.chat_page import ChatPage
 
     page = ChatPage(ctx, own)
     s = own.sampling
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-    engine = {  # "multiple": the next answer may be due before the end of the last one reached the page
-        "concurrency_id": "engine", "concurrency_limit": 1, "show_progress": "minimal", "trigger_mode": "multiple",
-        "show_progress_on": [own.status], "api_visibility": "private",
+    asks = {  # "multiple": the next question may come before the end of the last answer reached the page
+        "concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "multiple",
+        "api_visibility": "private",
     }  # fmt: skip
-    due = [own.asked, own.search]
     here = [own.opened, own.search]
 
     gr.on(
-        [own.input.submit, own.send.click], page.send,
-        [own.input, own.opened, own.asked, own.search, *s.inputs()], page.asking, **quick,
-    ).then(page.answer, due, page.painted, **engine)  # fmt: skip
-    own.log.edit(page.edit, [own.log, *here, own.asked, *s.inputs()], page.asking, **slow).then(
-        page.answer, due, page.painted, **engine
-    )
-    own.log.retry(page.redo, [*here, own.asked, *s.inputs()], page.asking, **slow).then(
-        page.answer, due, page.painted, **engine
-    )
+        [own.input.submit, own.send.click], page.answering(page.send),
+        [own.input, own.opened, own.asked, own.search, *s.inputs()], page.asking, **asks,
+    )  # fmt: skip
+    own.log.edit(page.answering(page.edit), [own.log, *here, own.asked, *s.inputs()], page.asking, **asks)
+    own.log.retry(page.answering(page.redo), [*here, own.asked, *s.inputs()], page.asking, **asks)
     own.stop.click(page.stop, [own.asked, *here], page.painted, **quick)
     own.bridge.remove(page.remove, [own.log, *here, own.asked], page.painted, **slow)
     own.log.clear(page.repaint, here, page.painted, **quick)

@@ -72,7 +72,7 @@ def test_stop_while_it_writes(app_server, page, expect):
     never_ending(page)
     send(page, LONG)
     is_writing(page, expect)
-    with page.expect_response("**/run/predict**"):
+    with page.expect_response("**/queue/join**"):
         send(page, "not yet")
     page.locator("#chat-stop").click()
     expect(page.locator("#chat-status")).to_contain_text("Stopped")

@@ -17,6 +17,7 @@ from lacache_app.ui.chat_page import ChatPage
 from lacache_app.ui.context import Context
 
 REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
+OTHER = SimpleNamespace(session_hash="another window", query_params={})
 
 
 @pytest.fixture
@@ -63,14 +64,15 @@ def choice(page: ChatPage, **changed) -> list:
     return list(values.values())
 
 
-def send(page: ChatPage, text: str, conversation: str = "", asked=None, **changed) -> dict:
-    return page.send(text, conversation, asked, "", REQUEST, *choice(page, **changed))
+def send(page: ChatPage, text: str, conversation: str = "", asked=None, request=REQUEST, **changed) -> tuple:
+    """(what the event paints at once, the rest of painting)."""
+    painting = page.answering(page.send)(text, conversation, asked, "", request, *choice(page, **changed))
+    return next(painting), painting
 
 
 def under_way(page: ChatPage, gate) -> tuple:
     """An answer that was painted once and waits at the gate: (asked, conversation, the rest of painting)."""
-    first = send(page, "one")
-    painting = page.answer(first[page.own.asked], "", REQUEST)
+    first, painting = send(page, "one")
     next(painting)
     assert gate.reached.wait(30)
     return first[page.own.asked], first[page.own.opened], painting
@@ -90,12 +92,12 @@ def is_skip(value) -> bool:
 
 
 def test_a_message_and_its_answer(page):
-    changes = send(page, "  hello ", system="Be brief.")
+    changes, painting = send(page, "  hello ", system="Be brief.")
     talk = changes[page.own.opened]
     assert said(changes, page) == [("user", "hello")]
     assert changes[page.own.input] == ""
     assert is_busy(changes, page)
-    chunks = list(page.answer(changes[page.own.asked], "", REQUEST))
+    chunks = list(painting)
     texts = [said(chunk, page)[-1][1] for chunk in chunks[:-1]]
     assert texts[-1].endswith("café included.")
     *_, settled, last = chunks
@@ -104,20 +106,46 @@ def test_a_message_and_its_answer(page):
     assert all(is_skip(value) for value in last.values()), "Gradio repeats the last chunk at the end: it must be empty"
     assert page.store.get(talk).system == "Be brief."
     assert page.store.get(talk).settings["chosen"]["seed"] == 3
-    again = list(page.answer(changes[page.own.asked], "", REQUEST))
-    assert len(again) == 1, "an answer is painted once"
-    assert all(is_skip(value) for value in again[0].values())
 
 
 def test_nothing_is_sent_twice_or_empty(page, gate):
-    assert page.own.asked not in send(page, " \n")
-    first = send(page, "one")
+    assert page.own.asked not in send(page, " \n")[0]
+    first, painting = send(page, "one")
     assert gate.reached.wait(30)
-    busy = send(page, "two", first[page.own.opened], first[page.own.asked])
-    assert all(is_skip(value) for value in busy.values()), "the text stays in the box"
+    for asked, talk in ((first[page.own.asked], first[page.own.opened]), (None, "")):
+        busy, nothing = send(page, "two", talk, asked)  # the page may not have got what the first event painted
+        assert all(is_skip(value) for value in busy.values()), "the text stays in the box"
+        assert not list(nothing)
     gate.go.set()
-    list(page.answer(first[page.own.asked], "", REQUEST))
+    list(painting)
     assert [m.content for m in page.store.messages(first[page.own.opened])][0::2] == ["one"]
+    assert len(page.store.conversations("")) == 1
+
+
+def test_enter_pressed_twice_sends_one_message(page, gate):
+    both = [threading.Thread(target=lambda: sent.append(send(page, "one"))) for _ in range(2)]
+    sent = []
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(30)
+    assert sorted(page.own.asked in changes for changes, _ in sent) == [False, True]
+    gate.go.set()
+    for _, painting in sent:
+        list(painting)
+    assert len(page.store.conversations("")) == 1
+
+
+def test_an_answer_ends_with_its_page(page, gate):
+    """Gradio closes the event of a page that is gone; it may have got no further than the question."""
+    first, painting = send(page, "one")
+    assert gate.reached.wait(30)
+    painting.close()
+    gate.go.set()
+    asked = first[page.own.asked]
+    assert asked.turn.wait(30)
+    assert asked.shown.is_set()
+    assert page.store.messages(first[page.own.opened])[1].state == "partial"
 
 
 def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
@@ -128,11 +156,11 @@ def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
     assert asked.turn.wait(30)
     gate.go.clear()
     gate.reached.clear()
-    second = send(page, "two", talk, asked)
+    _, newer = send(page, "two", talk, asked)
     assert gate.reached.wait(30), "the newer answer is under way"
     late = list(painting)
     assert all(is_skip(chunk[page.own.status]) or is_busy(chunk, page) for chunk in late), "Stop stays where it is"
-    painting = page.answer(second[page.own.asked], "", REQUEST)
+    painting = newer
     assert is_busy(next(painting), page)
     gate.go.set()
     *_, settled, _ = painting
@@ -149,18 +177,17 @@ def test_stop_leaves_the_end_to_the_event_that_paints_the_answer(page, gate):
     assert not is_busy(page.stop(asked, talk, ""), page), "pressed again, it shows what is there"
 
 
-def test_an_answer_stopped_behind_others_is_never_painted(page, gate):
-    first = send(page, "one")
+def test_an_answer_stopped_behind_others_ends_at_once(page, gate):
+    _, first = send(page, "one")
     assert gate.reached.wait(30)
-    second = send(page, "two")
-    asked = second[page.own.asked]
-    stopped = page.stop(asked, second[page.own.opened], "")
-    assert "Stopped" in stopped[page.own.status]
-    assert said(stopped, page) == [("user", "two")]
-    (late,) = page.answer(asked, "", REQUEST)
-    assert all(is_skip(value) for value in late.values())
+    second, painting = send(page, "two", request=OTHER)
+    assert "1" in next(painting)[page.own.status], "its place"
+    assert all(is_skip(value) for value in page.stop(second[page.own.asked], second[page.own.opened], "").values())
+    *_, settled, _ = painting
+    assert "Stopped" in settled[page.own.status]
+    assert said(settled, page) == [("user", "two")]
     gate.go.set()
-    list(page.answer(first[page.own.asked], "", REQUEST))
+    list(first)
 
 
 def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
@@ -178,9 +205,9 @@ def test_changing_the_page_waits_until_the_answer_is_painted(page, gate):
 
 
 def test_a_message_edited_elsewhere_is_not_overwritten(page):
-    changes = send(page, "one")
+    changes, painting = send(page, "one")
     talk = changes[page.own.opened]
-    list(page.answer(changes[page.own.asked], "", REQUEST))
+    list(painting)
     bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
     number = page.store.messages(talk)[1].id
     page.store.set_content(number, "changed elsewhere")
@@ -199,9 +226,9 @@ def test_a_conversation_has_one_answer_under_way_in_all_windows(page, gate):
     bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
     event = SimpleNamespace(index=0, value="mine", previous_value="one")
     for act in (
-        lambda: send(page, "two", talk),
-        lambda: page.edit(bubbles, talk, "", None, event, REQUEST, *choice(page)),
-        lambda: page.redo(talk, "", None, REQUEST, *choice(page)),
+        lambda: send(page, "two", talk, request=OTHER)[0],
+        lambda: page.edit(bubbles, talk, "", None, event, OTHER, *choice(page)),
+        lambda: page.redo(talk, "", None, OTHER, *choice(page)),
         lambda: page.remove(bubbles, talk, "", None, SimpleNamespace(index=0)),
     ):
         with pytest.warns(UserWarning, match="answered in another window"):
@@ -211,14 +238,16 @@ def test_a_conversation_has_one_answer_under_way_in_all_windows(page, gate):
     gate.go.set()
     list(painting)
     assert [message.role for message in page.store.messages(talk)] == ["user", "assistant"]
-    assert page.own.asked in send(page, "two", talk)
+    again, painting = send(page, "two", talk)
+    assert page.own.asked in again
+    list(painting)
 
 
 def test_a_message_too_long_for_the_page_is_kept_whole(page):
     long = "word " * N_SHOWN
-    changes = send(page, long)
+    changes, painting = send(page, long)
     talk = changes[page.own.opened]
-    list(page.answer(changes[page.own.asked], "", REQUEST))
+    list(painting)
     bubbles = [bubble.model_dump() for bubble in page.repaint(talk, "")[page.own.log]]
     shown = bubbles[0]["content"][0]["text"]
     assert len(shown) < N_SHOWN + 200

@@ -51,7 +51,7 @@ def test_api_names(demo):
 
 def test_one_at_a_time_runs_the_model(demo):
     in_queue = [fn for fn in demo.fns.values() if fn.concurrency_id == "engine"]
-    assert len(in_queue) >= 4
+    assert {fn.api_name for fn in in_queue} == {"chat", "summarize", "compare"}
     assert {fn.concurrency_limit for fn in in_queue} == {1}
     assert all(fn.queue for fn in in_queue)
 
@@ -59,7 +59,8 @@ def test_one_at_a_time_runs_the_model(demo):
 def test_what_waits_for_the_engine_is_painted_at_once(demo):
     """In a lane of Gradio's it would show nothing before its turn, and could not be stopped."""
     limits = {fn.fn.__qualname__: fn.concurrency_limit for fn in demo.fns.values() if fn.fn is not None}
-    for name in ("DocumentsPage.follow", "ModelsPage.load", "wire.<locals>.run"):
+    asking = ("ChatPage.send", "ChatPage.edit", "ChatPage.redo")
+    for name in (*asking, "DocumentsPage.follow", "ModelsPage.load", "wire.<locals>.run"):
         assert limits[name] is None, name
 
 
