@@ -40,15 +40,13 @@ class ChatPage(ConversationsPage):
 
     # ---- asking and answering ----------------------------------------------------------------------------------------
 
-    def send(
-        self, text: str, conversation: str, asked: Asked | None, search: str, request: gr.Request, *choice: Any
-    ) -> Changes:
+    def send(self, text: str, conversation: str, search: str, request: gr.Request, *choice: Any) -> Changes:
         """Enter or Send: the message is in the store and on the page, its answer is queued."""
         with self._sending:  # Enter pressed twice: the second event comes before the first has changed the page
             if not (text or "").strip() or self.ctx.runs.get(request.session_hash, ID) is not None:
                 return self._nothing()
             try:
-                self._not_elsewhere(conversation, asked)
+                self._not_elsewhere(conversation)
             except UsageError as error:
                 gr.Warning(str(error))
                 return self._nothing()

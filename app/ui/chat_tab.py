@@ -192,7 +192,7 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
 
     gr.on(
         [own.input.submit, own.send.click], page.answering(page.send),
-        [own.input, own.opened, own.asked, own.search, *s.inputs()], page.asking, **asks,
+        [own.input, *here, *s.inputs()], page.asking, **asks,
     )  # fmt: skip
     own.log.edit(page.answering(page.edit), [own.log, *here, own.asked, *s.inputs()], page.asking, **asks)
     own.log.retry(page.answering(page.redo), [*here, own.asked, *s.inputs()], page.asking, **asks)

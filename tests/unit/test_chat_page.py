@@ -64,9 +64,9 @@ def choice(page: ChatPage, **changed) -> list:
     return list(values.values())
 
 
-def send(page: ChatPage, text: str, conversation: str = "", asked=None, request=REQUEST, **changed) -> tuple:
+def send(page: ChatPage, text: str, conversation: str = "", request=REQUEST, **changed) -> tuple:
     """(what the event paints at once, the rest of painting)."""
-    painting = page.answering(page.send)(text, conversation, asked, "", request, *choice(page, **changed))
+    painting = page.answering(page.send)(text, conversation, "", request, *choice(page, **changed))
     return next(painting), painting
 
 
@@ -112,8 +112,8 @@ def test_nothing_is_sent_twice_or_empty(page, gate):
     assert page.own.asked not in send(page, " \n")[0]
     first, painting = send(page, "one")
     assert gate.reached.wait(30)
-    for asked, talk in ((first[page.own.asked], first[page.own.opened]), (None, "")):
-        busy, nothing = send(page, "two", talk, asked)  # the page may not have got what the first event painted
+    for talk in (first[page.own.opened], ""):
+        busy, nothing = send(page, "two", talk)  # the page may not have got what the first event painted
         assert all(is_skip(value) for value in busy.values()), "the text stays in the box"
         assert not list(nothing)
     gate.go.set()
@@ -156,7 +156,7 @@ def test_an_answer_that_ends_late_leaves_the_page_to_the_newer_one(page, gate):
     assert asked.turn.wait(30)
     gate.go.clear()
     gate.reached.clear()
-    _, newer = send(page, "two", talk, asked)
+    _, newer = send(page, "two", talk)
     assert gate.reached.wait(30), "the newer answer is under way"
     late = list(painting)
     assert all(is_skip(chunk[page.own.status]) or is_busy(chunk, page) for chunk in late), "Stop stays where it is"
