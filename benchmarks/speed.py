@@ -28,7 +28,7 @@ from lacache_gguf.context import default_n_threads
 
 SLICE, STOCK_DECODE = 2048, 128  # part 1, tokens
 ROUND_READ, ROUND_DECODE = 128, 128  # part 2, tokens
-FLAT_ROUNDS = 15  # of part 2
+FLAT_ROUNDS = 31  # of part 2
 
 
 def against_stock(args, n_history: int, n_cells: int, n_decode: int, n_rounds: int) -> tuple[dict, dict]:
@@ -77,6 +77,8 @@ def against_stock(args, n_history: int, n_cells: int, n_decode: int, n_rounds: i
 def flatness(args, histories: list[int], n_cells: int, n_rounds: int, n_read: int, n_decode: int) -> dict:
     """Part 2: medians, paces and rounds per history."""
     n_used = n_rounds * (n_read + n_decode)
+    if min(histories) < n_used // 2:  # the rounds lie around the history they are named after
+        raise SystemExit(f"{n_rounds} rounds take {n_used} tokens: a history of {min(histories)} is too short for them")
     policy = ladder(args.model, n_cells)
     engines = {n: Engine(args.model, n_ctx=n_cells, policy=policy, n_threads=args.threads) for n in histories}
     tokens = load_tokens(engines[histories[0]], max(histories) + n_used)
@@ -85,7 +87,7 @@ def flatness(args, histories: list[int], n_cells: int, n_rounds: int, n_read: in
     try:
         for n, engine in engines.items():
             progress(f"reading a history of {n} tokens")
-            read(engine, tokens[: n - n_used // 2])  # the rounds lie around the history they are named after
+            read(engine, tokens[: n - n_used // 2])
         for i in range(n_rounds):
             first = i % len(histories)
             for n in histories[first:] + histories[:first]:
