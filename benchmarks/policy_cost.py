@@ -3,8 +3,8 @@
 Held constant: 1,024 cells, model file, threads, f16 KV, n_ubatch 512, flash attention as llama.cpp chooses it, the same
 tokens for all. Three memories take turns in one process on one copy of the weights: sinks and a recent window, which
 asks for no score; the default; and the default without surprise, which needs no logits while it reads. Every round
-reads 256 tokens and writes 128 greedily, another memory first in each, so that the turns are short beside the moods of a
-machine, which hit all alike; the first rounds fill the memories and are left out of the medians. The base is the
+reads 256 tokens and writes 128 greedily, another memory first in each, so that the turns are short beside the moods of
+a machine, which hit all alike; the first rounds fill the memories and are left out of the medians. The base is the
 window's time without its own compactions; the share of a memory is what its time has more than the base, in the same
 round.
 With one thread (-t 1) seconds are CPU seconds, else wall time on a quiet machine.
