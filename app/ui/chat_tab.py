@@ -60,7 +60,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ChatTab:
-    """The components of the tab. `opened`: the conversation shown; `asked`: the answer that is due, an Asked."""
+    """The components of the tab. `opened`: the conversation shown; `asked`: the answer under way, an Asked."""
 
     new: gr.Button
     search: gr.Textbox
