@@ -1,6 +1,6 @@
 """Fixtures for everybody: `fake_engine`, a deterministic stand-in for lacache_gguf.Engine that needs nothing built, and
-the rule that tests marked `native`, `model` or `browser` are skipped where the library, the embedded model or Chromium
-is missing.
+the rule that tests marked `native`, `model`, `browser` or `gpu` are skipped where the library, the embedded model,
+Chromium or a GPU is missing.
 
 LACACHE_REQUIRE=native,model,browser (set in CI) turns those skips into failures.
 """
@@ -44,7 +44,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
 
 
-NEEDS = {"native": ("native",), "model": ("native", "model"), "browser": ("native", "model", "chromium")}
+NEEDS = {
+    "native": ("native",),
+    "model": ("native", "model"),
+    "browser": ("native", "model", "chromium"),
+    "gpu": ("native", "gpu"),
+}
 """Marker -> what its tests need."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -52,10 +57,13 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 def _missing() -> dict[str, str]:
     """What cannot be had here -> why."""
     from lacache_gguf import native
+    from lacache_gguf.devices import devices
 
     missing = {}
     if error := native.load_error():
         missing["native"] = error
+    elif not any(device.type == "gpu" for device in devices()):
+        missing["gpu"] = "the library sees no GPU: CMAKE_ARGS=-DGGML_CUDA=on uv sync --reinstall-package lacache-gguf"
     try:
         resolve(DEFAULT_MODEL)
     except LacacheError as error:
