@@ -112,15 +112,21 @@ class Context:
         policies.Need. `first` leaves older cells out, with keys only."""
         return native.score_keys(self.ptr, first=first) if need.kind == "keydiff" else native.score_attention(self.ptr)
 
-    # ---- logits ----------------------------------------------------------------------------------------------------
+    # ---- losses ----------------------------------------------------------------------------------------------------
 
     def set_n_vocab(self, n_vocab: int) -> None:
-        """Compute of chunks all of whose tokens are outputs the first `n_vocab` logits only and, in their place
-        `n_vocab`, that of the token which follows; of their last token all; 0 = all of all. `n_vocab` stays 0 where
-        that cannot be done."""
+        """Of chunks all of whose tokens are outputs compute `totals`, among the first `n_vocab` tokens, and the logits
+        of the last token only; 0 = logits of all. `n_vocab` stays 0 where that cannot be done."""
         if n_vocab != self._n_vocab_wanted:
             self.n_vocab = n_vocab if native.set_n_vocab(self.ptr, n_vocab) else 0
             self._n_vocab_wanted = n_vocab
+
+    def totals(self, n: int) -> np.ndarray:
+        """float32 [n]: of the last decode of n + 1 outputs after `set_n_vocab`, of all but the last: the logarithm of
+        the summed exponentials of the first `n_vocab` logits, less the logit of the token behind; valid until the next
+        decode."""
+        self._lib.llama_synchronize(self.ptr)
+        return np.ctypeslib.as_array(self._lib.llama_get_logits(self.ptr), (n,))
 
     # ---- cells -----------------------------------------------------------------------------------------------------
 

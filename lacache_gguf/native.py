@@ -21,7 +21,7 @@ import numpy as np
 import lacache_gguf
 from lacache_gguf.errors import LacacheError, OutOfMemory
 
-ABI = 5  # LLAMA_LACACHE_ABI this module was written for
+ABI = 6  # LLAMA_LACACHE_ABI this module was written for
 _BASE_VERSION = "0.3.36"  # llama-cpp-python release whose ctypes mirror our library; the same pin as patches/BASE
 
 _LIBRARY_NAMES = {"win32": "{}.dll", "darwin": "lib{}.dylib"}
@@ -293,12 +293,12 @@ def _scores(name: str, ctx, seq_id: int, *first: int) -> np.ndarray:
     return scores
 
 
-# ---- logits --------------------------------------------------------------------------------------------------------
+# ---- losses --------------------------------------------------------------------------------------------------------
 
 
 def set_n_vocab(ctx, n_vocab: int) -> bool:
-    """Compute the first `n_vocab` logits and that of the next token only, where all tokens of a ubatch are outputs; of
-    its last token all; 0 = all of all. False, with nothing changed, if that cannot be done with this model or device.
+    """Compute losses among the first `n_vocab` tokens instead of logits, where all tokens of a ubatch are outputs; of
+    its last token all logits; 0 = all of all. False, with nothing changed, if this model or device cannot do that.
 
     Raises NativeError for a number out of range; OutOfMemory if the buffers do not fit.
     """

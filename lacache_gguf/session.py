@@ -25,7 +25,7 @@ from lacache_gguf.memory import Memory
 from lacache_gguf.model import Model
 from lacache_gguf.sampling import Sampler, Sampling, log_softmax, nll
 from lacache_gguf.stream import TextStream
-from lacache_gguf.surprise import losses_of, n_frequent
+from lacache_gguf.surprise import losses_from, losses_of, n_frequent
 
 
 class Session:
@@ -77,11 +77,16 @@ class Session:
         self._has_logits = False
         self._context.decode(chunk, self._memory.pos_next, all_logits or losses is not None)
         if losses is not None and len(chunk) > 1:
-            logits, is_part = self._context.logits(len(chunk)), self._context.n_vocab > 0
-            losses[1:] = losses_of(logits[:-1], chunk[1:], is_part)
+            losses[1:] = self._losses(chunk)
         self._history.append(chunk, losses)
         self._memory.advance(len(chunk))
         self._has_logits, self._restored_row = True, None
+
+    def _losses(self, chunk: np.ndarray) -> np.ndarray:
+        """Of all but the first token of the chunk that was just decoded: float32 [n - 1]."""
+        if n_vocab := self._context.n_vocab:
+            return losses_from(self._context.totals(len(chunk) - 1), chunk[1:], n_vocab)
+        return losses_of(self._context.logits(len(chunk))[:-1], chunk[1:])
 
     def _usual_loss(self) -> float:
         """For a token that nothing foretold: the first one, or one behind text that was taken back."""

@@ -5,7 +5,7 @@ for an eighth takes an eighth of the time, and which cells are kept hardly chang
 
     context.set_n_vocab(n_frequent(model.n_vocab))
     context.decode(chunk, pos, all_logits=True)
-    losses_of(context.logits(len(chunk))[:-1], chunk[1:], is_part=context.n_vocab > 0)
+    losses_from(context.totals(len(chunk) - 1), chunk[1:], context.n_vocab)
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ def n_frequent(n_vocab: int) -> int:
     return n_vocab // _SHARE if n_vocab >= _N_SMALL else 0
 
 
-def losses_of(logits: np.ndarray, tokens: np.ndarray, is_part: bool = False) -> np.ndarray:
-    """Losses float32 [n] of `tokens` int [n] under `logits` float32 [n, n_vocab].
+def losses_of(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Losses float32 [n] of `tokens` int [n] under `logits` float32 [n, n_vocab]."""
+    n = n_frequent(logits.shape[-1]) or logits.shape[-1]
+    return losses_from(log_total(logits[:, :n]) - logits[np.arange(len(tokens)), tokens], tokens, n)
 
-    is_part: rows are what `Context.set_n_vocab` makes, with the logit of the token behind those of the frequent ones.
-    """
-    n = n_frequent(logits.shape[-1])
-    own = logits[:, n] if is_part else logits[np.arange(len(tokens)), tokens]
-    if not n:
-        return log_total(logits) - own
-    total = log_total(logits[:, :n])
-    return np.where(tokens < n, total, np.logaddexp(total, own)) - own
+
+def losses_from(totals: np.ndarray, tokens: np.ndarray, n_vocab: int) -> np.ndarray:
+    """The same from `totals` float32 [n], over the first `n_vocab` tokens, less the logit of the token; see
+    `Context.totals`. A token that is none of them counts itself."""
+    return np.where(tokens < n_vocab, totals, np.logaddexp(totals, np.float32(0)))

@@ -1,4 +1,4 @@
-"""Logits of a part of the vocabulary: the same numbers as all of them, for a part of the price."""
+"""Losses among a part of the vocabulary: what all logits come to, for a part of the price."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lacache_gguf import catalog, native
 pytestmark = pytest.mark.native
 
 N_PART = 40
-NAMES = ("llama", "qwen3", "gemma3", "smollm2-135m")
+NAMES = ("llama", "qwen3", "gemma3", "gemma2", "smollm2-135m")  # gemma2 caps its logits
 
 
 @pytest.fixture
@@ -25,23 +25,42 @@ def set_n_vocab(llm: Llm, n_vocab: int) -> int:
     return compaction().llama_lacache_set_n_vocab(llm.ctx, n_vocab)
 
 
+def totals_and_last(llm: Llm, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One ubatch: float32 [n - 1], and the logits [n_vocab] of the last token."""
+    rows = llm.decode(tokens)
+    return rows.reshape(-1)[: len(tokens) - 1], rows[-1]
+
+
 @pytest.mark.parametrize("path", NAMES, indirect=True)
-def test_a_part_has_the_logits_of_frequent_tokens_and_of_the_next_one(path, rng):
+def test_losses_are_those_that_the_logits_tell(path, rng):
     with Llm(path, n_ubatch=32) as llm:
         tokens = rng.integers(0, llm.n_vocab, 32)
         tokens[1::2] = rng.integers(0, N_PART, 16)  # some of the next tokens are frequent ones
         full = llm.decode(tokens)
         assert llm.seq_rm(0)
         assert set_n_vocab(llm, N_PART) == OK
-        part = llm.decode(tokens)
+        totals, last = totals_and_last(llm, tokens)
 
     # one output, or many, are added up in another order
-    np.testing.assert_allclose(part[-1], full[-1], rtol=1e-4, atol=1e-4, err_msg="the last token has all logits")
-    np.testing.assert_allclose(part[:-1, :N_PART], full[:-1, :N_PART], rtol=1e-4, atol=1e-4)
-    own = full[np.arange(31), tokens[1:]]
+    np.testing.assert_allclose(last, full[-1], rtol=1e-4, atol=1e-4, err_msg="the last token has all logits")
+    exact = full.astype(np.float64)
+    expected = np.log(np.exp(exact[:-1, :N_PART]).sum(axis=-1)) - exact[np.arange(31), tokens[1:]]
     # one row of the matrix times the exact hidden state, where the product rounds that to 8 bits
-    np.testing.assert_allclose(part[:-1, N_PART], own, atol=0.3 if full.std() > 1 else 1e-3)
-    assert np.corrcoef(part[:-1, N_PART], own)[0, 1] > 0.99
+    np.testing.assert_allclose(totals, expected, atol=0.3 if full.std() > 1 else 1e-3)
+    assert np.corrcoef(totals, expected)[0, 1] > 0.99
+
+
+def test_a_loss_beyond_all_bounds_is_a_number(tiny, rng):
+    """Logits that are far apart: e to their difference would be no float any more."""
+    with Llm(tiny("cohere2", logit_scale=100.0), n_ubatch=32) as llm:
+        tokens = rng.integers(0, llm.n_vocab, 32)
+        full = llm.decode(tokens)
+        assert np.ptp(full, axis=-1).max() > 200
+        assert llm.seq_rm(0)
+        assert set_n_vocab(llm, N_PART) == OK
+        totals, _ = totals_and_last(llm, tokens)
+        assert not np.isnan(totals).any()
+        assert 70 <= totals.max() < 80
 
 
 @pytest.mark.parametrize("path", NAMES, indirect=True)
@@ -71,6 +90,9 @@ def test_an_impossible_number_is_refused_and_changes_nothing(tiny, rng):
 
 
 def test_what_cannot_be_done_is_said(monkeypatch, tiny):
+    with Llm(tiny("phi2")) as llm:  # logits have a bias
+        assert set_n_vocab(llm, 10) == ERR_UNSUPPORTED
+        assert not native.set_n_vocab(llm.ctx, 10)
     with Llm(tiny("llama")) as llm:
         assert native.set_n_vocab(llm.ctx, 10)
         monkeypatch.setattr(native.load()._lib, "llama_lacache_set_n_vocab", lambda ctx, n: ERR_UNSUPPORTED)

@@ -123,12 +123,12 @@ def gemma3(net: Net, s: Sizes, *, n_swa: int = 24, swa_period: int = 3) -> None:
     _gemma_layers(net, s, qk_norm=True)
 
 
-def cohere2(net: Net, s: Sizes, *, n_swa: int = 24, swa_period: int = 2) -> None:
+def cohere2(net: Net, s: Sizes, *, n_swa: int = 24, swa_period: int = 2, logit_scale: float = 1.0) -> None:
     """Sliding-window layers with RoPE, full layers WITHOUT RoPE."""
     begin(net, s, tied=True, layer_norm=True)
     net.set(".attention.sliding_window", n_swa)
     net.set(".attention.sliding_window_pattern", swa_period)
-    net.set(".logit_scale", 1.0)
+    net.set(".logit_scale", logit_scale)
     for il in range(s.n_layer):
         norms(net, s, il, "attn_norm")
         attention(net, s, il)

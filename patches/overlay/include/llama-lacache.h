@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 // changes whenever a signature or a meaning below changes; checked by the bindings at load time
-#define LLAMA_LACACHE_ABI 5
+#define LLAMA_LACACHE_ABI 6
 
 // a float counts whole positions exactly up to here
 #define LLAMA_LACACHE_TURN_MAX (1 << 24)
@@ -177,17 +177,18 @@ LLAMA_API int32_t llama_memory_seq_score_attention(
                        float * scores,
                       size_t   n_scores);
 
-// Logits of a part of the vocabulary, enough to see how likely a text is: n_vocab > 0 makes a ubatch all of whose tokens
-// are outputs, two at least, give
+// Losses instead of logits: n_vocab > 0 makes a ubatch all of whose tokens are outputs, two at least, give
 //
-//   of every token but the last   the logits of the tokens 0 .. n_vocab - 1, and at [n_vocab] that of the token behind it
-//   of the last token             all, as ever
+//   of its last token     all logits, as ever
+//   of every other one    log(sum of exp(logits of the tokens 0 .. n_vocab - 1)) - logit of the token behind it, at most
+//                         70 a term
 //
-// The rest of such a row is that of the last token. Vocabularies begin with what is frequent. Other ubatches get all; 0 =
-// always all (as in a new context). A batch must not be larger than n_ubatch, or a row in its midst has no token behind
-// it to tell of.
-// ERR_RANGE for n_vocab < 0 or as large as the vocabulary, ERR_UNSUPPORTED where the output matrix is not in plain memory
-// of the CPU, or the model makes its logits in a way of its own.
+// so that how likely a text is comes from a part of the output matrix, and one number a token is copied. They are the
+// first n_outputs - 1 floats of llama_get_logits(). Vocabularies begin with what is frequent. Other ubatches get logits; 0
+// = always logits (as in a new context). A batch must not be larger than n_ubatch, or a row in its midst has no token
+// behind it to tell of.
+// ERR_RANGE for n_vocab < 0 or as large as the vocabulary, ERR_UNSUPPORTED where the output matrix is split or repacked, or
+// its device has no rows of that type by number, or the model adds a bias or makes its logits in a way of its own.
 LLAMA_API int32_t llama_lacache_set_n_vocab(struct llama_context * ctx, int32_t n_vocab);
 
 #ifdef __cplusplus

@@ -8,7 +8,14 @@
 #include "llama-model.h"
 #include "llama-vocab.h"
 
+#include "ggml-backend.h"
+
+#include <cmath>
 #include <exception>
+#include <memory>
+
+// e^70 times as many tokens as any vocabulary has is still a float
+static const float MAX_LOSS = 70.0f;
 
 ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result * res, ggml_tensor * w, ggml_tensor * cur) {
     if (part.n_vocab == 0 || w != part.output) {
@@ -49,24 +56,75 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
     return out;
 }
 
+void llama_vocab_part_finish(llama_vocab_part & part, llm_graph_result * res) {
+    ggml_tensor * logits = res->t_logits;
+
+    if (!part.built || !logits || ggml_nrows(logits) < 2) {
+        return;
+    }
+
+    auto * ctx = res->get_ctx();
+
+    // what the model did to its logits behind the product (a scale, a cap) is in them by now
+    const int64_t n_vocab  = logits->ne[0];
+    const int64_t n_before = logits->ne[1] - 1;
+
+    ggml_tensor * frequent = ggml_view_2d(ctx, logits, part.n_vocab, n_before, logits->nb[1], 0);
+    ggml_tensor * own      = ggml_view_2d(ctx, logits, 1, n_before, logits->nb[1], part.n_vocab*logits->nb[0]);
+    ggml_tensor * last     = ggml_view_1d(ctx, logits, n_vocab, n_before*logits->nb[1]);
+
+    ggml_tensor * above = ggml_clamp(ctx, ggml_sub(ctx, frequent, own), -INFINITY, MAX_LOSS);
+    ggml_tensor * loss  = ggml_log(ctx, ggml_sum_rows(ctx, ggml_exp(ctx, above)));
+
+    res->t_logits = ggml_concat(ctx, last, ggml_reshape_1d(ctx, loss, n_before), 0);
+
+    ggml_build_forward_expand(res->get_gf(), res->t_logits);
+}
+
+bool llama_vocab_part_get(ggml_backend_t backend, const ggml_tensor * logits, float * data, int64_t n_outputs, int64_t n_vocab) {
+    const int64_t n_before = n_outputs - 1;
+
+    if (n_before < 1 || ggml_nelements(logits) != n_vocab + n_before) {
+        return false;
+    }
+
+    ggml_backend_tensor_get_async(backend, logits, data, n_vocab*sizeof(float), n_before*sizeof(float));
+    ggml_backend_tensor_get_async(backend, logits, data + n_before*n_vocab, 0, n_vocab*sizeof(float));
+
+    return true;
+}
+
 //
 // the C API of include/llama-lacache.h
 //
 
-// views of a part of the rows, and rows by number, are what every type has in plain memory; GPUs and repacked weights do not
-static bool is_supported(const ggml_tensor * output) {
-    return output && output->buffer && ggml_backend_buffer_is_host(output->buffer) && !output->extra;
+// Views of a part of the rows are what weights have that lie as they came, in one piece. Whether their device gives rows of
+// their type by number, only it knows.
+static bool is_supported(ggml_tensor * output) {
+    if (!output || !output->buffer || output->extra) {
+        return false;
+    }
+    if (ggml_backend_buffer_is_host(output->buffer)) {
+        return true;
+    }
+
+    auto * dev = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(output->buffer));
+
+    std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx(ggml_init({ 4*ggml_tensor_overhead(), nullptr, true }), ggml_free);
+
+    return dev && ctx && ggml_backend_dev_supports_op(dev,
+        ggml_get_rows(ctx.get(), output, ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1)));
 }
 
 static llama_compact_status set_n_vocab_impl(llama_context * ctx, int32_t n_vocab) {
     auto & part = *ctx->get_cparams().vocab_part;
 
-    const auto * output = ctx->get_model().output;
+    auto * output = ctx->get_model().output;
 
     if (n_vocab < 0 || n_vocab >= (int32_t) ctx->get_model().vocab.n_tokens()) {
         return LLAMA_COMPACT_ERR_RANGE;
     }
-    if (n_vocab > 0 && !is_supported(output)) {
+    if (n_vocab > 0 && (!is_supported(output) || ctx->get_model().output_b)) { // a bias would be that of another token
         return LLAMA_COMPACT_ERR_UNSUPPORTED;
     }
 
