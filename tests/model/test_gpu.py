@@ -1,7 +1,7 @@
 """What only a GPU can show: that memories live there, and that they come to the same as on the CPU.
 
-GPUs add numbers up in another order, so losses are close and not equal; a row moved to a wrong cell or turned by a wrong
-angle would change them by whole nats.
+GPUs add numbers up in another order, so losses are close and not equal; a row moved to a wrong cell or turned by a
+wrong angle would change them by whole nats.
 """
 
 from __future__ import annotations
