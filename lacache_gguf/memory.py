@@ -22,6 +22,7 @@ from lacache_gguf.errors import MemoryFull, UsageError
 from lacache_gguf.numbering import InCache, Numbering, Original
 from lacache_gguf.policies import Need, Policy, View, is_per_head, n_pos_of, needs_of
 from lacache_gguf.policies.plan import ScoreKind
+from lacache_gguf.rows import taken
 from lacache_gguf.scores import Scores
 from lacache_gguf.votes import Votes
 
@@ -199,7 +200,7 @@ class Memory:
         n_kept = plan.n_kept
         self._compact(plan.keep)
         rows = plan.keep.reshape(-1, n_kept)
-        self._held[:, :n_kept] = np.take_along_axis(self._held, rows, axis=1)
+        self._held[:, :n_kept] = taken(self._held, rows)
         self._numbering.move(rows)
         for scores in self._scores:
             scores.move(plan.keep)

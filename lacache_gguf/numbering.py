@@ -17,6 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
+from lacache_gguf.rows import taken
+
 
 class Numbering(Protocol):
     """Positions of the cells of one sequence; n_rows is 1 per layer, or 1 per layer and KV head."""
@@ -99,7 +101,7 @@ class Original:
         self.pos_next = end
 
     def move(self, keep: np.ndarray) -> None:
-        self._pos[:, : keep.shape[1]] = np.take_along_axis(self._pos, keep, axis=1)
+        self._pos[:, : keep.shape[1]] = taken(self._pos, keep)
 
     def retract(self, n_tokens: int) -> None:
         self.pos_next -= n_tokens

@@ -19,6 +19,7 @@ import numpy as np
 
 from lacache_gguf.errors import LacacheError
 from lacache_gguf.policies import Need
+from lacache_gguf.rows import taken
 
 Ask = Callable[[Need, int], np.ndarray]
 
@@ -70,5 +71,5 @@ class Scores:
 def move_kept(known: np.ndarray, keep: np.ndarray) -> None:
     """Move what is known of the cells `keep`, int32 [n_layer, n_kept] or [n_layer, n_head_kv, n_kept], to the front of
     `known`, [n_layer, n_head_kv, n]."""
-    rows = keep if keep.ndim == 3 else keep[:, None]
-    known[..., : rows.shape[-1]] = np.take_along_axis(known, rows, axis=-1)
+    kept = taken(known, keep if keep.ndim == 3 else keep[:, None])
+    known[..., : keep.shape[-1]] = kept

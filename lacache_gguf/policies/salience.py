@@ -27,6 +27,8 @@ from lacache_gguf.errors import PolicyError
 from lacache_gguf.policies.plan import Need, View
 from lacache_gguf.policies.scored import Heads, Scored, scores_of
 
+_N_AT_ONCE = 1 << 15  # cells that are ranked at a time: what is written for them stays in the processor's cache
+
 
 @dataclass(frozen=True)
 class Salience(Scored):
@@ -89,10 +91,18 @@ def ranks(scores: np.ndarray) -> np.ndarray:
     and numpy sorts whole numbers several times faster than it finds the order of floats.
     """
     n = scores.shape[-1]
-    bits = (scores.reshape(-1, n) + np.float32(0)).view(np.int32)  # + 0: there is no -0 any more
-    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    keys = (bits.astype(np.int64) << 32) | np.arange(n)
-    keys.sort(axis=-1)
-    result = np.empty(keys.shape, dtype=np.float32)
-    result[np.arange(len(keys))[:, None], keys & 0xFFFFFFFF] = np.arange(n, dtype=np.float32)
+    rows = scores.reshape(-1, n)
+    result = np.empty(rows.shape, dtype=np.float32)
+    order, n_rows = np.arange(n, dtype=np.float32), max(1, _N_AT_ONCE // n)
+    place = np.arange(min(n_rows, len(rows)) * n).reshape(-1, n)
+    for first in range(0, len(rows), n_rows):
+        part = rows[first : first + n_rows]
+        bits = (part + np.float32(0)).view(np.int32)  # + 0: there is no -0 any more
+        bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+        keys = bits.astype(np.int64)
+        keys <<= 32
+        keys |= place[: len(part)]
+        keys.sort(axis=-1)
+        keys &= 0xFFFFFFFF
+        result[first : first + n_rows].reshape(-1)[keys] = order
     return result.reshape(scores.shape)

@@ -69,8 +69,8 @@ class Scored:
         first, last = max(self.n_sink, view.n_pinned), view.n_cells - self.recent(view.n_cells)
         goes = np.zeros((view.n_layer, view.n_head_kv if self.is_per_head else 1, view.n_cells), dtype=bool)
         goes[..., first:last] = lowest(self.ranking(view)[..., first:last], view.n_free)
-        keep = np.nonzero(~goes)[-1].astype(np.int32).reshape(*goes.shape[:2], -1)
-        return as_plan(keep, self.is_per_head)
+        kept = np.flatnonzero(~goes).reshape(*goes.shape[:2], -1)
+        return as_plan((kept % view.n_cells).astype(np.int32), self.is_per_head)
 
     def check(self, n_layer: int, n_ctx: int, n_pinned: int = 0) -> None:
         """Raise PolicyError if nothing could go in this budget."""

@@ -28,7 +28,8 @@ class AttentionWatch:
     def __init__(self) -> None:
         base = ctypes.CDLL(str(native.library(native.lib_dir(), "ggml-base")))
         base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, (ctypes.c_void_p,)
-        base.ggml_get_data.restype, base.ggml_get_data.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+        read = base.ggml_backend_tensor_get  # wherever it is; (tensor, data, offset, size)
+        read.restype, read.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
         self.rows: dict[int, list[np.ndarray]] = defaultdict(list)
 
         @lib.ggml_backend_sched_eval_callback
@@ -39,8 +40,8 @@ class AttentionWatch:
             if not ask:
                 shape = Tensor.from_address(tensor).ne
                 n_kv, n_token, n_head = shape[0], shape[1], shape[2]
-                data = ctypes.cast(base.ggml_get_data(tensor), ctypes.POINTER(ctypes.c_float))
-                rows = np.ctypeslib.as_array(data, (n_head, n_token, n_kv)).copy()
+                rows = np.empty((n_head, n_token, n_kv), dtype=np.float32)
+                read(tensor, rows.ctypes.data, 0, rows.nbytes)
                 self.rows[int(name.split("-")[1])] += [rows[:, i] for i in range(n_token)]
             return True
 
