@@ -1,7 +1,7 @@
 """What only a GPU can show: that memories live there, and that they come to the same as on the CPU.
 
-GPUs round otherwise, and a small quantized model makes much of it: losses differ by a tenth of a nat a token, as they do
-between f16 and f32 keys on one CPU. A row moved to a wrong cell, or turned by a wrong angle, changes them by more.
+GPUs round otherwise, and a small quantized model makes much of it: losses differ by a tenth of a nat a token, as they
+do between f16 and f32 keys on one CPU. A row moved to a wrong cell, or turned by a wrong angle, changes them by more.
 """
 
 from __future__ import annotations
