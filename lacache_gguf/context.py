@@ -125,7 +125,7 @@ class Context:
         """float32 [n]: of the last decode of n + 1 outputs after `set_n_vocab`, of all but the last: the logarithm of
         the summed exponentials of the first `n_vocab` logits, less the logit of the token behind; valid until the next
         decode."""
-        self._lib.llama_synchronize(self.ptr)
+        self.synchronize()
         return np.ctypeslib.as_array(self._lib.llama_get_logits(self.ptr), (n,))
 
     # ---- cells -----------------------------------------------------------------------------------------------------
@@ -194,9 +194,13 @@ class Context:
         if status != 0:
             raise OutOfMemory(f"llama.cpp could not decode {n} tokens at position {pos}: {native.recent_errors()}")
 
+    def synchronize(self) -> None:
+        """Wait until nothing computes: a GPU may still be at the last decode."""
+        self._lib.llama_synchronize(self.ptr)
+
     def logits(self, n: int = 1) -> np.ndarray:
         """float32 [n, n_vocab]: the last n outputs of the last decode; valid until the next one."""
-        self._lib.llama_synchronize(self.ptr)
+        self.synchronize()
         first = self._lib.llama_get_logits_ith(self.ptr, -n)
         return np.ctypeslib.as_array(first, (n * self.model.n_vocab,)).reshape(n, self.model.n_vocab)
 
