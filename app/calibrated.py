@@ -1,8 +1,8 @@
 """What `lacache calibrate` found for a model, and which policy follows from it for a budget.
 
 What it is: `save_calibration`, `find_calibration`, `calibrated_policy` and `calibrated_for` over the app's settings
-file. A finding holds for its model (told by the file's fingerprint) and for budgets of half to twice the cells it was
-found with.
+file and, where the user has found nothing, the model catalog. A finding holds for its model (told by the file's
+fingerprint) and for budgets of half to twice the cells it was found with.
 What it does not know: how it was found, flags, engines.
 """
 
@@ -77,14 +77,27 @@ def forget_calibrations(folder: Path, fingerprint: str) -> int:
 
 
 def find_calibration(folder: Path, fingerprint: str, n_ctx: int) -> Calibration | None:
-    """The finding for this model whose cells are nearest to the budget's, or None if none is near."""
-    from lacache_app.settings import load_value
+    """The finding for this model whose cells are nearest to the budget's, or None if none is near; the user's own
+    before those of the catalog."""
+    own, shipped = _findings(folder, fingerprint)
+    return _nearest(own, n_ctx) or _nearest(shipped, n_ctx)
 
-    stored = load_value(folder, _NAME, {})
-    entries = _entries(stored if isinstance(stored, dict) else {}, fingerprint)
+
+def _nearest(entries: list[Calibration], n_ctx: int) -> Calibration | None:
     near = [(max(entry.n_ctx / n_ctx, n_ctx / entry.n_ctx), entry) for entry in entries]
     near = [pair for pair in near if pair[0] <= _TIMES]
     return min(near, key=lambda pair: pair[0])[1] if near else None
+
+
+def _findings(folder: Path, fingerprint: str) -> tuple[list[Calibration], list[Calibration]]:
+    """What the user found for a model, and what the catalog knows of it."""
+    from lacache_app.settings import load_value
+
+    from lacache_gguf.catalog import catalog
+
+    stored = load_value(folder, _NAME, {})
+    shipped = {card.fingerprint: [*card.calibrated] for card in catalog().values() if card.calibrated}
+    return _entries(stored if isinstance(stored, dict) else {}, fingerprint), _entries(shipped, fingerprint)
 
 
 def calibrated_policy(
@@ -98,18 +111,13 @@ def calibrated_policy(
     must not stop anybody.
     """
     from lacache_app.paths import data_dir
-    from lacache_app.settings import load_value
 
+    from lacache_gguf.checkpoint import fingerprint
     from lacache_gguf.errors import LacacheError
 
     try:
-        stored = load_value(folder := data_dir(), _NAME)
-        if not stored or not isinstance(stored, dict):
-            return None
-        from lacache_gguf.checkpoint import fingerprint
-
-        name = fingerprint(model)
-        if name not in stored:
+        folder, name = data_dir(), fingerprint(model)
+        if not any(_findings(folder, name)):
             return None
         geometry, n_ctx = geometry_and_cells()
         if (found := find_calibration(folder, name, n_ctx)) is None:

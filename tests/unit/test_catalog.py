@@ -17,6 +17,7 @@ from loopback_hub import gguf_bytes
 
 from lacache_gguf import catalog
 from lacache_gguf.catalog import DEFAULT_MODEL, ModelCard, has_sha256, resolve
+from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import DamagedModel, LacacheError, ModelNotFound
 from lacache_gguf.gguf_header import read_header
 
@@ -62,6 +63,23 @@ def test_every_card_is_true(card):
     assert has_sha256(path, card.sha256)
     assert header.arch_int("block_count") == card.n_layer
     assert header.arch_int("context_length") == card.n_ctx_train
+
+
+@pytest.mark.parametrize("card", catalog.catalog().values(), ids=lambda card: card.id)
+def test_calibrations_have_their_evidence(card):
+    """Better beyond doubt, on text that took no part, and of a memory that can be had."""
+    from lacache_app.calibrated import Calibration
+    from lacache_app.memory_spec import parse_memory
+
+    assert not card.calibrated or card.fingerprint
+    for entry in card.calibrated:
+        found = Calibration(**entry)
+        assert 0 < found.gain_low <= found.gain <= found.gain_high
+        assert found.n_tokens > 2 * found.n_ctx
+        assert parse_memory(found.memory).policy
+    path = catalog.embedded_path(card) if card.source == "pypi" else None
+    if card.fingerprint and path:
+        assert card.fingerprint == fingerprint(path)
 
 
 def test_the_default_model_is_in_the_catalog():

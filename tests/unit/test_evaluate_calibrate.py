@@ -19,6 +19,7 @@ from lacache_app.memory_spec import DEFAULT, parse_size
 from lacache_app.paths import data_dir
 from loopback_hub import gguf_bytes
 
+from lacache_gguf import catalog
 from lacache_gguf.checkpoint import fingerprint
 from lacache_gguf.errors import UsageError
 from lacache_gguf.kv_budget import KvGeometry, KvLayer
@@ -210,6 +211,22 @@ def test_the_command_finds_keeps_and_forgets(fake_engine, model, lacache, tmp_pa
     code, _, err = lacache("calibrate", "--forget")
     assert (code, "1 findings dropped" in err) == (0, True)
     assert calibrated.calibrated_policy(model, lambda: (GEOMETRY, 256)) is None
+
+
+def test_the_catalog_knows_findings_too_and_the_users_own_come_first(monkeypatch, tmp_path, model) -> None:
+    card = next(iter(catalog.catalog().values()))
+    shipped = dataclasses.replace(FOUND, memory="salience:pos=2048", n_ctx=1024)
+    known = dataclasses.replace(card, fingerprint=fingerprint(model), calibrated=(dataclasses.asdict(shipped),))
+    monkeypatch.setattr(catalog, "catalog", lambda: {known.id: known})
+    assert find_calibration(tmp_path, fingerprint(model), 700) == shipped
+    assert find_calibration(tmp_path, fingerprint(model), 511) is None
+    assert find_calibration(tmp_path, "another model", 1024) is None
+    policy, sentence = calibrated.calibrated_policy(model, lambda: (GEOMETRY, 1024))
+    assert policy == Salience(n_pos=2048)
+    assert "as calibrated on 2026-01-31" in sentence
+    save_calibration(tmp_path, fingerprint(model), FOUND)
+    assert find_calibration(tmp_path, fingerprint(model), 700) == FOUND
+    assert find_calibration(tmp_path, fingerprint(model), 1100) == shipped, "the user's own is of another budget"
 
 
 # ---- and used --------------------------------------------------------------------------------------------------------
