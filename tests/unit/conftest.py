@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from loopback_hub import gguf_bytes
 
 from lacache_gguf import native
 from lacache_gguf.kv_budget import CELL_STEP
+
+SMOLLM2 = {
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +25,32 @@ def _stock_cells(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     a library at all. Tests marked `native` see what this machine does."""
     if request.node.get_closest_marker("native") is None:
         monkeypatch.setattr(native, "cell_step", lambda: CELL_STEP)
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> Path:
+    """A GGUF file with SmolLM2's geometry, given by LLAMA_ARG_MODEL so that commands find it without the real one."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes(metadata=SMOLLM2))
+    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
+    return path
+
+
+@pytest.fixture
+def page(tmp_path) -> str:
+    """A text file."""
+    path = tmp_path / "page.txt"
+    path.write_text("A page of text. " * 100, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def lacache(capsys):
+    """lacache(*args) -> (exit code, stdout, stderr)."""
+    from lacache_app import cli
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = cli.main(args)
+        return (code, *capsys.readouterr())
+
+    return run

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from lacache_app import cli, options
 from lacache_app.commands import demo
-from lacache_app.summarize import INSTRUCTION
-from loopback_hub import gguf_bytes
 
 from lacache_gguf.errors import (
     DamagedModel,
@@ -29,41 +22,7 @@ from lacache_gguf.errors import (
 )
 from lacache_gguf.sampling import Sampling
 
-MODEL = {
-    "llama.block_count": 30,
-    "llama.context_length": 8192,
-    "llama.embedding_length": 576,
-    "llama.attention.head_count": 9,
-    "llama.attention.head_count_kv": 3,
-}
-
-
-@pytest.fixture(autouse=True)
-def model(tmp_path, monkeypatch) -> Path:
-    """A GGUF file with SmolLM2's geometry, given by LLAMA_ARG_MODEL so that commands find it without the real one."""
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes(metadata=MODEL))
-    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
-    return path
-
-
-@pytest.fixture
-def page(tmp_path) -> str:
-    """A text file."""
-    path = tmp_path / "page.txt"
-    path.write_text("A page of text. " * 100, encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture
-def lacache(capsys):
-    """lacache(*args) -> (exit code, stdout, stderr)."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        code = cli.main(args)
-        return (code, *capsys.readouterr())
-
-    return run
+pytestmark = pytest.mark.usefixtures("model")
 
 
 def child(*args: str, **more: object) -> subprocess.CompletedProcess[str]:
@@ -243,197 +202,6 @@ def test_every_registered_policy_can_be_chosen(fake_engine, lacache, page):
 
     for name, policy in POLICIES.items():
         assert type(opened(fake_engine, lacache, page, "--policy", name, "-c", "4096").settings["policy"]) is policy
-
-
-# ---- summarize -------------------------------------------------------------------------------------------------------
-
-
-def test_summarize_prints_the_summary_on_stdout_and_the_table_on_stderr(fake_engine, lacache, page):
-    code, out, err = lacache("summarize", page)
-    n_read = len(fake_engine.opened[0].seen) - fake_engine.opened[0].n_decoded
-    assert (code, out) == (0, f"A summary of {n_read} tokens, café included.\n")
-    assert "KV memory of a full cache" in err
-
-
-def test_summarize_json_is_one_object_and_nothing_else(fake_engine, lacache, page):
-    code, out, err = lacache("summarize", page, "--json")
-    result = json.loads(out)
-    engine = fake_engine.opened[0]
-    assert code == 0
-    assert err == ""
-    assert out.count("\n") == 1
-    assert result["summary"] == f"A summary of {result['n_read']} tokens, café included."
-    assert result["finish_reason"] == "stop"
-    assert result["documents"] == [page]
-    assert result["n_seen"] == len(engine.seen)
-    assert result["kv_mib_full_cache"] > result["kv_mib_used_peak"]
-
-
-def test_summarize_pins_the_instruction_and_takes_another(fake_engine, lacache, page):
-    lacache("summarize", page, "-p", "List the names.")
-    engine = fake_engine.opened[0]
-    assert engine.detokenize(engine.seen[: engine.n_pinned]).endswith("List the names.\n\n")
-    assert INSTRUCTION not in engine.detokenize(engine.seen)
-
-
-def test_summarize_several_files_names_them(fake_engine, lacache, page, tmp_path):
-    (tmp_path / "b.md").write_bytes("Käse".encode("cp1252"))
-    code, _, err = lacache("summarize", page, str(tmp_path / "b.md"))
-    assert code == 0
-    assert "read as Windows-1252" in err
-    seen = fake_engine.opened[0].detokenize(fake_engine.opened[0].seen)
-    assert f"File: {page}" in seen
-    assert f"File: {tmp_path / 'b.md'}\n\nKäse" in seen
-
-
-def test_summarize_standard_input(fake_engine, lacache, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped text")))
-    assert lacache("summarize", "-")[0] == 0
-    assert "piped text" in fake_engine.opened[0].detokenize(fake_engine.opened[0].seen)
-
-
-def test_cut_summaries_say_so(fake_engine, lacache, page):
-    code, out, err = lacache("summarize", page, "-n", "9")
-    assert (code, out) == (0, "A summary\n")
-    assert "cut at -n tokens" in err
-
-
-def interrupt_at(monkeypatch, engine_class, n_done: int) -> None:
-    """Press Ctrl-C when so many tokens were read."""
-    answer = engine_class.answer
-
-    def answer_and_interrupt(self, *args, **settings):
-        for event in answer(self, *args, **settings):
-            if getattr(event, "n_done", 0) >= n_done:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield event
-
-    monkeypatch.setattr(engine_class, "answer", answer_and_interrupt)
-
-
-@pytest.mark.parametrize("is_json", [False, True])
-def test_ctrl_c_while_reading(fake_engine, lacache, page, monkeypatch, is_json):
-    interrupt_at(monkeypatch, fake_engine, 600)
-    code, out, err = lacache("summarize", page, "-ub", "100", *(["--json"] if is_json else []))
-    engine = fake_engine.opened[0]
-    assert code == 130
-    assert len(engine.seen) == 600, "it stops behind the ubatch under way"
-    assert "stopped" in err
-    assert engine.is_closed
-    if is_json:
-        result = json.loads(out)
-        assert (result["summary"], result["finish_reason"], result["n_read"]) == ("", "interrupted", 600)
-    else:
-        assert "tokens seen" in err
-
-
-def test_ctrl_c_while_writing_keeps_the_text(fake_engine, lacache, page, monkeypatch):
-    answer = fake_engine.answer
-
-    def answer_and_interrupt(self, *args, **settings):
-        for event in answer(self, *args, **settings):
-            if hasattr(event, "token") and self.n_decoded == 9:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield event
-
-    monkeypatch.setattr(fake_engine, "answer", answer_and_interrupt)
-    code, out, err = lacache("summarize", page)
-    assert (code, out) == (130, "A summary\n")
-    assert "so far is kept" in err
-
-
-# ---- demo, chat, models, doctor --------------------------------------------------------------------------------------
-
-
-def test_demo_reads_the_language_reference(fake_engine, lacache):
-    code, out, err = lacache("demo", "--tokens", "5000", "-c", "512")
-    engine = fake_engine.opened[0]
-    assert code == 0
-    assert out.startswith("A summary of ")
-    for row in ("tokens seen", "cells, peak", "KV memory used", "full cache", "compactions", "reading", "writing"):
-        assert row in out
-    assert "trained on 8,192 tokens" in err
-    assert demo.python_reference()[:4000] in engine.detokenize(engine.seen)
-    assert engine.n_cells_peak <= 512
-
-
-def test_the_reference_is_long_enough_for_the_demo():
-    assert len(demo.python_reference()) > 3 * demo.N_TOKENS, "English has fewer tokens than a third of its characters"
-
-
-def test_demo_without_the_reference(fake_engine, lacache, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    code, _, err = lacache("demo")
-    assert code == 2
-    assert "lacache summarize FILE" in err
-
-
-def test_chat_from_a_pipe_answers_once(fake_engine, lacache, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Why?\nTell me.\n")))
-    code, out, err = lacache("chat", "-sys", "Be brief.")
-    assert code == 0
-    assert out.startswith("A summary of ")
-    assert out.count("\n") == 1
-    assert err == ""
-    assert fake_engine.opened[0].messages == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Why?\nTell me."},
-    ]
-
-
-def test_chat_from_an_empty_pipe(fake_engine, lacache, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
-    code, _, err = lacache("chat")
-    assert code == 2
-    assert "standard input is empty" in err
-
-
-def test_models_path_and_list(lacache, model):
-    assert lacache("models", "path", str(model)) == (0, f"{model}\n", "")
-    code, out, _ = lacache("models", "list")
-    assert code == 0
-    assert "smollm2-135m" in out
-    code, out, err = lacache("models", "path", "no-such-model")
-    assert (code, out) == (3, "")
-    assert err.startswith("error: no model called 'no-such-model'")
-
-
-@pytest.fixture
-def sound_machine(monkeypatch, model):
-    """A machine on which doctor finds nothing wrong."""
-    from lacache_gguf import catalog, devices, hub, native
-    from lacache_gguf.catalog import ResolvedModel
-
-    monkeypatch.setattr(native, "load_error", lambda: None)
-    monkeypatch.setattr(native, "lib_dir", lambda: Path("/opt/lib"))
-    monkeypatch.setattr(native, "system_info", lambda: "AVX2 = 1 |")
-    device = devices.Device("CUDA0", "A GPU", "gpu", 3 << 30, 8 << 30)
-    monkeypatch.setattr(devices, "devices", lambda: [device])
-    monkeypatch.setattr(catalog, "resolve", lambda _name: ResolvedModel(model, "m", "MIT", "catalog"))
-    monkeypatch.setattr(catalog, "has_sha256", lambda *_: True)
-    monkeypatch.setattr(hub, "cache_dir", lambda: model.parent / "hub")
-    return monkeypatch
-
-
-def test_doctor_on_a_sound_machine(lacache, sound_machine):
-    code, out, err = lacache("doctor")
-    assert (code, err) == (0, "")
-    assert "3.00 GiB free of 8.00 GiB" in out
-    assert "/opt/lib" in out
-    assert out.endswith("all is well\n")
-
-
-def test_doctor_names_everything_that_is_broken(lacache, sound_machine):
-    from lacache_gguf import catalog, native
-
-    sound_machine.setattr(native, "load_error", lambda: "the library was not found; build it")
-    sound_machine.setattr(catalog, "has_sha256", lambda *_: False)
-    code, out, _ = lacache("doctor")
-    assert code == 1
-    assert "problem with the library: the library was not found; build it" in out
-    assert "problem with the model" in out
-    assert "force-reinstall" in out
-    assert "hub cache  " in out, "what works is still shown"
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
