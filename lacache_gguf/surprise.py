@@ -1,7 +1,7 @@
 """How unlikely the tokens of a text were: losses in nats among the frequent tokens of the vocabulary and themselves.
 
-Vocabularies begin with what is frequent, so that an eighth of them has nearly all of the probability. The output layer
-for an eighth takes an eighth of the time, and which cells are kept hardly changes (docs/quality-log.md).
+Vocabularies begin with what is frequent, so that a sixteenth of them has most of the probability. The output layer for
+a sixteenth takes a sixteenth of the time, and which cells are kept hardly changes (docs/quality-log.md).
 
     context.set_n_vocab(n_frequent(model.n_vocab))
     context.decode(chunk, pos, all_logits=True)
@@ -14,7 +14,7 @@ import numpy as np
 
 from lacache_gguf.sampling import log_total
 
-_SHARE = 8
+_SHARE = 16
 _N_SMALL = 8192  # a vocabulary below this costs little
 
 
