@@ -162,4 +162,4 @@ def test_every_status_has_its_own_sentence():
 
 
 def test_abi():
-    assert compaction().llama_lacache_abi() == native.ABI == 5
+    assert compaction().llama_lacache_abi() == native.ABI == 6

@@ -104,6 +104,9 @@ class ListContext:
         for row in self.rows:
             row += [int(t) for t in tokens]
 
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
     def retract(self, pos: int) -> bool:
         if self.can_retract:
             for row in self.rows:
