@@ -49,8 +49,8 @@ def lacache(capsys):
     """lacache(*args) -> (exit code, stdout, stderr)."""
     from lacache_app import cli
 
-    def run(*args: str) -> tuple[int, str, str]:
-        code = cli.main(args)
+    def run(*args: object) -> tuple[int, str, str]:
+        code = cli.main([str(arg) for arg in args])
         return (code, *capsys.readouterr())
 
     return run

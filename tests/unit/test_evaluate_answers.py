@@ -13,27 +13,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lacache_app import cli
 from lacache_app.evaluate.plots import quality
 from lacache_app.evaluate.rouge import n_common_subsequence, rouge, words
-from loopback_hub import gguf_bytes
 
-MODEL = {
-    "llama.block_count": 30,
-    "llama.context_length": 8192,
-    "llama.embedding_length": 576,
-    "llama.attention.head_count": 9,
-    "llama.attention.head_count_kv": 3,
-}
 PNG = b"\x89PNG\r\n"
 
 
 @pytest.fixture
-def engine(fake_engine, monkeypatch, tmp_path) -> Any:
+def engine(fake_engine, model) -> Any:
     """The stand-in, and a model file to find."""
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes(metadata=MODEL))
-    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
     return fake_engine
 
 
@@ -42,15 +30,6 @@ def novel(tmp_path) -> Path:
     path = tmp_path / "novel.txt"
     path.write_text("a banana, an avocado and a pear; " * 200, encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def lacache(capsys) -> Any:
-    def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main([str(arg) for arg in args])
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

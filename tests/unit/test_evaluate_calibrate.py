@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lacache_app import calibrated, cli
+from lacache_app import calibrated
 from lacache_app.calibrated import Calibration, find_calibration, forget_calibrations, save_calibration
 from lacache_app.evaluate import search as searching
 from lacache_app.evaluate.bench import Bench
@@ -17,7 +16,6 @@ from lacache_app.evaluate.runner import Stopped
 from lacache_app.evaluate.search import Clock, search
 from lacache_app.memory_spec import DEFAULT, parse_size
 from lacache_app.paths import data_dir
-from loopback_hub import gguf_bytes
 
 from lacache_gguf import catalog
 from lacache_gguf.checkpoint import fingerprint
@@ -25,23 +23,8 @@ from lacache_gguf.errors import UsageError
 from lacache_gguf.kv_budget import KvGeometry, KvLayer
 from lacache_gguf.policies import Ladder, Salience, SinkWindow, default_policy
 
-MODEL = {
-    "llama.block_count": 30,
-    "llama.context_length": 8192,
-    "llama.embedding_length": 576,
-    "llama.attention.head_count": 9,
-    "llama.attention.head_count_kv": 3,
-}
 GEOMETRY = KvGeometry((KvLayer(3, 64, 64),) * 30, n_layer=30, n_ctx_train=8192)
 FOUND = Calibration("ladder:recent=25%", 512, 0.02, 0.01, 0.03, "mails.txt", 9000, "2026-01-31", "0.1.0")
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch) -> Path:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes(metadata=MODEL))
-    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
-    return path
 
 
 @pytest.fixture
@@ -49,15 +32,6 @@ def bench(fake_engine, model) -> Any:
     """The stand-in: the more different tokens a memory holds, the surer it is of "a"."""
     with Bench({"model": str(model)}, model, fake_engine) as found:
         yield found
-
-
-@pytest.fixture
-def lacache(capsys) -> Any:
-    def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main([str(arg) for arg in args])
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 def text(n: int, letter: str = "a") -> np.ndarray:

@@ -12,40 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lacache_app import cli
 from lacache_app.evaluate.agree import compare
 from lacache_app.evaluate.recall import Plan, fit, prompt_of
 from lacache_app.evaluate.tasks import N_COMMON, N_KEYS, TASKS, Puzzle
-from loopback_hub import gguf_bytes
 
 from lacache_gguf.errors import UsageError
 from lacache_gguf.sampling import log_softmax
 
-MODEL = {
-    "llama.block_count": 30,
-    "llama.context_length": 8192,
-    "llama.embedding_length": 576,
-    "llama.attention.head_count": 9,
-    "llama.attention.head_count_kv": 3,
-}
-
 
 @pytest.fixture
-def engine(fake_engine, monkeypatch, tmp_path) -> Any:
+def engine(fake_engine, model) -> Any:
     """The stand-in, and a model file to find."""
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes(metadata=MODEL))
-    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
     return fake_engine
-
-
-@pytest.fixture
-def lacache(capsys) -> Any:
-    def call(*args: object) -> tuple[int, str, str]:
-        code = cli.main([str(arg) for arg in args])
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

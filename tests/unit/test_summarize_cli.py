@@ -8,28 +8,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from lacache_app import cli
 from lacache_app.commands import summarize as command
 from lacache_app.summarize import LENGTHS, MODES, SAMPLING, STYLES, Jobs, Task, job
-from loopback_hub import gguf_bytes
-
-GEOMETRY = {
-    "llama.block_count": 30,
-    "llama.context_length": 8192,
-    "llama.embedding_length": 576,
-    "llama.attention.head_count": 9,
-    "llama.attention.head_count_kv": 3,
-}
 
 
 @pytest.fixture(autouse=True)
-def model(tmp_path, monkeypatch) -> Path:
+def _own_data(model, tmp_path, monkeypatch) -> None:
     """A model file for the stand-in engine, and a data folder of the test's own."""
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes(metadata=GEOMETRY))
-    monkeypatch.setenv("LLAMA_ARG_MODEL", str(path))
     monkeypatch.setenv("LACACHE_DATA_DIR", str(tmp_path / "data"))
-    return path
 
 
 @pytest.fixture
@@ -39,17 +25,6 @@ def book(tmp_path) -> str:
     chapters = (f"# Chapter {n}\n\n" + f"Here is thing{n} and word{n}. " * 40 for n in range(1, 7))
     path.write_text("\n\n".join(chapters))
     return str(path)
-
-
-@pytest.fixture
-def lacache(capsys):
-    """lacache(*args) -> (exit code, stdout, stderr)."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        code = cli.main(args)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
