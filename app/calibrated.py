@@ -79,7 +79,7 @@ def forget_calibrations(folder: Path, fingerprint: str) -> int:
 def find_calibration(folder: Path, fingerprint: str, n_ctx: int) -> Calibration | None:
     """The finding for this model whose cells are nearest to the budget's, or None if none is near; the user's own
     before those of the catalog."""
-    own, shipped = _findings(folder, fingerprint)
+    own, shipped = (_entries(known, fingerprint) for known in _known(folder))
     return _nearest(own, n_ctx) or _nearest(shipped, n_ctx)
 
 
@@ -89,15 +89,15 @@ def _nearest(entries: list[Calibration], n_ctx: int) -> Calibration | None:
     return min(near, key=lambda pair: pair[0])[1] if near else None
 
 
-def _findings(folder: Path, fingerprint: str) -> tuple[list[Calibration], list[Calibration]]:
-    """What the user found for a model, and what the catalog knows of it."""
+def _known(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the user found, and what the catalog knows: entries by fingerprint."""
     from lacache_app.settings import load_value
 
     from lacache_gguf.catalog import catalog
 
     stored = load_value(folder, _NAME, {})
     shipped = {card.fingerprint: [*card.calibrated] for card in catalog().values() if card.calibrated}
-    return _entries(stored if isinstance(stored, dict) else {}, fingerprint), _entries(shipped, fingerprint)
+    return stored if isinstance(stored, dict) else {}, shipped
 
 
 def calibrated_policy(
@@ -112,12 +112,16 @@ def calibrated_policy(
     """
     from lacache_app.paths import data_dir
 
-    from lacache_gguf.checkpoint import fingerprint
     from lacache_gguf.errors import LacacheError
 
     try:
-        folder, name = data_dir(), fingerprint(model)
-        if not any(_findings(folder, name)):
+        stored, shipped = _known(folder := data_dir())
+        if not (stored or shipped):
+            return None
+        from lacache_gguf.checkpoint import fingerprint
+
+        name = fingerprint(model)
+        if name not in stored and name not in shipped:
             return None
         geometry, n_ctx = geometry_and_cells()
         if (found := find_calibration(folder, name, n_ctx)) is None:
