@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -145,6 +145,13 @@ def resident_bytes(field: str = "VmRSS") -> int | None:
 def median(values: Sequence[float]) -> float:
     """Middle value."""
     return float(np.median(values))
+
+
+def rotated(sides: Iterable[str | int], i_round: int) -> list:
+    """The sides of a comparison in another order each round, so that each of them is first as often as the others."""
+    sides = [*sides]
+    first = i_round % len(sides)
+    return sides[first:] + sides[:first]
 
 
 def spread(values: Sequence[float]) -> float:

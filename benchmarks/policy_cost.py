@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from common import check, clock, generate, load_tokens, median, parser, progress, read, report, table
+from common import check, clock, generate, load_tokens, median, parser, progress, read, report, rotated, table
 
 from lacache_gguf import Engine
 from lacache_gguf.context import default_n_threads
@@ -55,8 +55,7 @@ def main() -> None:
         tokens = load_tokens(engines["window"], n_read * args.rounds).tolist()
         for i in range(args.rounds):
             part = tokens[i * n_read : (i + 1) * n_read]
-            first = i % len(SIDES)
-            for name in [*SIDES][first:] + [*SIDES][:first]:
+            for name in rotated(SIDES, i):
                 engine = engines[name]
                 for kind, work in (
                     ("read", lambda engine=engine, part=part: read(engine, part, now)),

@@ -3,7 +3,7 @@
 Shape: 32 layers, 4,096 wide, 32 query and 8 KV heads of 128, feed-forward 14,336, RoPE base 500,000, 131,072 positions
 (Llama 3.1 8B). Tokenizer and vocabulary are another model's (-m), so that texts can be read; its output is noise. The
 matrices are Q4_0: random bits for the values, one scale for all blocks of a matrix, such that numbers neither grow nor
-vanish from layer to layer. 4.2 GiB, the same bytes for the same seed and numpy.
+vanish from layer to layer. 3.9 GiB with the default vocabulary, the same bytes for the same seed and numpy.
 
     python benchmarks/random_model.py 8b.gguf && python benchmarks/speed.py -m 8b.gguf
 """

@@ -24,7 +24,21 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import check, clock, generate, ladder, load_tokens, median, parser, progress, read, report, spread, table
+from common import (
+    check,
+    clock,
+    generate,
+    ladder,
+    load_tokens,
+    median,
+    parser,
+    progress,
+    read,
+    report,
+    rotated,
+    spread,
+    table,
+)  # fmt: skip
 from stock import Stock, add_option, find_or_build
 
 from lacache_gguf import Engine
@@ -95,8 +109,7 @@ def flatness(args, histories: list[int], n_cells: int, n_rounds: int, n_read: in
             engine.save(file)
             n_cells_start[n] = engine.stats.n_cells
         for i in range(n_rounds + 1):  # the first round only warms up
-            first = i % len(histories)
-            for n in histories[first:] + histories[:first]:
+            for n in rotated(histories, i):
                 engine.load(files[n])
                 pair = {
                     "read": n_read / read(engine, tokens[n : n + n_read], now),
