@@ -15,6 +15,8 @@ What it does not know: gradio, chats, documents, what an event is.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_NICE = 10  # the page is painted, and its server answers, before the next token is computed
 
 
 class HostClosed(LacacheError):
@@ -53,6 +56,7 @@ class EngineSettings:
     flash_attn: bool | None = None
     n_gpu_layers: int = -1
     n_threads: int | None = None
+    n_threads_batch: int | None = None
 
     def open(self) -> Engine:
         """Load the model. Raises what `Engine` raises."""
@@ -185,6 +189,8 @@ class EngineHost:
     # ---- the thread --------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own, which those that ggml starts inherit
+            os.nice(_NICE)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._is_dropping or self._is_closed)

@@ -101,6 +101,8 @@ MODEL = (
            "layers to put on the GPU: auto, all or a number", -1),
     Option(("-t", "--threads"), "threads", "LLAMA_ARG_THREADS", whole(-1, "threads"), "N",
            "CPU threads (default: one for each core)", -1),
+    Option(("-tb", "--threads-batch"), "threads_batch", "LLAMA_ARG_THREADS_BATCH", whole(-1, "threads"), "N",
+           "CPU threads that read (default: as many as -t)", -1),
 )
 MEMORY = (
     Option(("-c", "--ctx-size"), "ctx_size", "LLAMA_ARG_CTX_SIZE", whole(0, "cells"), "N",
@@ -144,7 +146,7 @@ SAMPLING = (
            "seed of the sampler, -1 = random"),
 )
 # fmt: on
-_COMPUTING = ("gpu_layers", "threads")  # of MODEL, what says how to compute and not what
+_COMPUTING = ("gpu_layers", "threads", "threads_batch")  # of MODEL, what says how to compute and not what
 _GROUPS = {"model": MODEL, "memory": MEMORY, "sampling": SAMPLING}
 
 
@@ -201,11 +203,16 @@ def computing_given(args: argparse.Namespace) -> dict[str, Any]:
     """What a flag or an environment variable says about how to compute, as keyword arguments of Engine."""
     given = {f"n_{option.dest}" for option in MODEL if option.dest in _COMPUTING and _is_given(args, option)}
     fill_defaults(args)
-    return {name: value for name, value in _computing(args).items() if name in given}
+    return {name: value for name, value in computing(args).items() if name in given}
 
 
-def _computing(args: argparse.Namespace) -> dict[str, Any]:
-    return {"n_gpu_layers": args.gpu_layers, "n_threads": args.threads if args.threads > 0 else None}
+def computing(args: argparse.Namespace) -> dict[str, Any]:
+    """How to compute, as keyword arguments of Engine, once defaults are filled in."""
+    return {
+        "n_gpu_layers": args.gpu_layers,
+        "n_threads": args.threads if args.threads > 0 else None,
+        "n_threads_batch": args.threads_batch if args.threads_batch > 0 else None,
+    }
 
 
 def _is_given(args: argparse.Namespace, option: Option) -> bool:
@@ -263,7 +270,7 @@ def engine_settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:
         "type_k": args.cache_type_k,
         "type_v": args.cache_type_v,
         "flash_attn": {"on": True, "off": False, "auto": None}[args.flash_attn],
-        **_computing(args),
+        **computing(args),
     }
 
 

@@ -100,7 +100,7 @@ def from_dict(values: dict[str, Any]) -> EngineSettings:
     for name in ("model", "type_k", "type_v"):
         if not isinstance(chosen.get(name, ""), str):
             raise ValueError(f"{name} is {chosen[name]!r}, not a text")
-    for name in ("n_ctx", "n_ubatch", "n_gpu_layers", "n_threads"):
+    for name in ("n_ctx", "n_ubatch", "n_gpu_layers", "n_threads", "n_threads_batch"):
         value = chosen.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise ValueError(f"{name} is {value!r}, not a whole number")

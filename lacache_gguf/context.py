@@ -34,6 +34,7 @@ class Context:
         type_v: str = "f16",
         flash_attn: bool | None = None,
         n_threads: int | None = None,
+        n_threads_batch: int | None = None,
     ) -> None:
         """Raises UsageError for settings llama.cpp refuses, OutOfMemory if the buffers do not fit."""
         self._lib = lib = native.load()
@@ -49,7 +50,8 @@ class Context:
         params.swa_full = False  # window layers hold their window, as kv_budget counts; the C default is all cells
         params.type_k, params.type_v = _GGML_TYPE[type_k], _GGML_TYPE[type_v]
         params.flash_attn_type = _FLASH_ATTN[flash_attn]
-        params.n_threads = params.n_threads_batch = n_threads or default_n_threads()
+        params.n_threads = n_threads or default_n_threads()
+        params.n_threads_batch = n_threads_batch or params.n_threads
         params.no_perf = True
         native.clear_errors()
         self._ptr = native.init_from_model(model.ptr, params)

@@ -44,7 +44,8 @@ class Engine:
     type_k/v      KV types: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl
     flash_attn    None = where the backend has it
     n_gpu_layers  layers offloaded to a GPU, negative = all
-    n_threads     None = physical cores
+    n_threads,    CPU threads that write and that read; None = physical cores, and as many read as write
+    n_threads_batch
     seed          of the sampler, used by every generation that names none
     beside        another engine of the same model file, whose weights are used instead of loading them again; it must
                   live as long as this one
@@ -65,6 +66,7 @@ class Engine:
         flash_attn: bool | None = None,
         n_gpu_layers: int = -1,
         n_threads: int | None = None,
+        n_threads_batch: int | None = None,
         seed: int = 0,
         beside: Engine | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Engine:
                 type_v=type_v,
                 flash_attn=flash_attn,
                 n_threads=n_threads,
+                n_threads_batch=n_threads_batch,
             )
             try:
                 self._memory = make_memory(

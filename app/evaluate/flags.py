@@ -119,8 +119,7 @@ def open_bench(args: argparse.Namespace, terminal: Terminal) -> Bench:
     settings = {
         "model": model.name if model.source == "hub" else args.model,
         "flash_attn": {"on": True, "off": False, "auto": None}[args.flash_attn],
-        "n_gpu_layers": args.gpu_layers,
-        "n_threads": args.threads if args.threads > 0 else None,
+        **options.computing(args),
     }
     with terminal.waiting(f"loading {settings['model']} ..."):
         return Bench(settings, model.path, options.engine_class())

@@ -29,6 +29,13 @@ class Shared:
     wanted: gr.State  # id of a conversation that a tab wants the chat to open
     demo: gr.Blocks
 
+    @property
+    def silent(self) -> dict[str, Any]:
+        """Keyword arguments of events that say themselves how far they are. Gradio's page has a state of progress for
+        every component that an event names, and goes through all of them with every piece of an answer: one is named
+        that is nowhere on the page."""
+        return {"show_progress": "hidden", "show_progress_on": self.wanted, "api_visibility": "private"}
+
 
 def build_app(ctx: Context) -> gr.Blocks:
     """All components and their events."""

@@ -182,12 +182,8 @@ def wire(ctx: Context, own: ChatTab, shared: Shared) -> None:
 
     page = ChatPage(ctx, own)
     s = own.sampling
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-    asks = {  # "multiple": the next question may come before the end of the last answer reached the page
-        "concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "multiple",
-        "api_visibility": "private",
-    }  # fmt: skip
+    quick, slow = {"queue": False, **shared.silent}, {"concurrency_limit": None, **shared.silent}
+    asks = {**slow, "trigger_mode": "multiple"}  # the next question may come before the last answer's end is shown
     here = [own.opened, own.search]
 
     gr.on(

@@ -168,8 +168,7 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         own.inputs(),
         [own.result, own.start, own.stop],
         concurrency_limit=None,  # it paints at once that it waits; the engine's host lets one work at a time
-        show_progress="hidden",
-        api_visibility="private",
+        **shared.silent,
     )
 
     def stop(request: gr.Request) -> None:
@@ -190,20 +189,19 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         [own.mib, *row_inputs],
         own.cells,
         queue=False,
-        show_progress="hidden",
         trigger_mode="always_last",
-        api_visibility="private",
+        **shared.silent,
     )
 
     for row in own.rows:
         row.kind.input(
             lambda kind: gr.Accordion(visible=is_ladder(kind)), row.kind, row.ladder, queue=False,
-            show_progress="hidden", api_visibility="private",
+            **shared.silent,
         )  # fmt: skip
 
     shared.tabs.select(
         lambda: gr.Slider(maximum=largest_mib(ctx.host.settings.model)), None, own.mib, queue=False,
-        show_progress="hidden", api_visibility="private",
+        **shared.silent,
     )  # fmt: skip
 
     def compare_memories(

@@ -113,11 +113,12 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
 
     page = DocumentsPage(ctx, own, shared)
     group, choice, go_on, forget = own.resume
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quick = {"queue": False, **shared.silent}
     paints = {  # at once, also while it waits: the engine's host lets one work at a time
-        "concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private",
+        "concurrency_limit": None,
         "trigger_mode": "multiple",  # the next one may be due before the end of the last one reached the page
-    }  # fmt: skip
+        **shared.silent,
+    }
 
     own.drop.change(
         page.files.recognise, own.drop, [own.found, own.document, own.start], concurrency_id="documents",
@@ -136,9 +137,8 @@ def wire(ctx: Context, own: DocumentsTab, shared: Shared) -> None:
 
     own.copy.click(None, own.result, None, js=_COPY_JS, api_visibility="private")
     own.to_chat.click(  # in the queue: outside of it Gradio does not tell listeners that a State changed
-        page.to_chat, own.finished, [shared.tabs, shared.wanted], concurrency_limit=None,
-        show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
+        page.to_chat, own.finished, [shared.tabs, shared.wanted], concurrency_limit=None, **shared.silent
+    )
     _api(page)
 
 

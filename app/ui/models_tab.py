@@ -194,8 +194,7 @@ def wire(ctx: Context, own: ModelsTab, shared: Shared) -> None:
 
     page = ModelsPage(ctx, own)
     hub = HubPage(own, ctx.downloads, page.relist)
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    slow = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+    quick, slow = {"queue": False, **shared.silent}, {"concurrency_limit": None, **shared.silent}
     chosen = [own.models, own.budget, *own.advanced.inputs()]
     types = (own.advanced.type_k, own.advanced.type_v)
     arithmetic = [own.budget, *(box for box in own.advanced.inputs() if box not in types)]

@@ -118,13 +118,14 @@ def test_defaults(fake_engine, lacache, page, model):
         "flash_attn": None,
         "n_gpu_layers": -1,
         "n_threads": None,
+        "n_threads_batch": None,
     }
     assert engine.sampling == {"temperature": 0.3, "repeat_penalty": 1.1, "seed": 0}
     assert engine.is_closed
 
 
 def test_flags_reach_the_engine(fake_engine, lacache, page):
-    flags = "-c 512 -ngl 7 -fa off -ctk q8_0 -ctv Q4_0 -t 3 -ub 64 --temp 0 --top-k 1 --top-p 0.5 --min-p 0.1"
+    flags = "-c 512 -ngl 7 -fa off -ctk q8_0 -ctv Q4_0 -t 3 -tb 5 -ub 64 --temp 0 --top-k 1 --top-p 0.5 --min-p 0.1"
     more = "--repeat-penalty 1.5 -s 9 -n 20"
     engine = opened(fake_engine, lacache, page, *flags.split(), *more.split())
     expected = {
@@ -134,6 +135,7 @@ def test_flags_reach_the_engine(fake_engine, lacache, page):
         "type_k": "q8_0",
         "type_v": "q4_0",
         "n_threads": 3,
+        "n_threads_batch": 5,
     }
     assert engine.settings.items() >= {**expected, "n_ubatch": 64}.items()
     sampling = {"temperature": 0.0, "top_k": 1, "top_p": 0.5, "min_p": 0.1, "repeat_penalty": 1.5, "seed": 9}

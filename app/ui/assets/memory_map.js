@@ -1,7 +1,8 @@
 // <lacache-memory-map>: the memory panel. Asks the server for news, keeps the latest look at the memory, lets
 // memory_draw.js paint it, and tells in words what is under the pointer or the keyboard's cursor.
 //
-// Asks four times a second while the model works, seldom while it rests, never while the page is hidden.
+// Asks four times a second while much changes, once while little does, never while the page is hidden: painting takes
+// the cores that the model writes with.
 
 import { accents, colours, css, skinOf } from "./memory_colours.js";
 import { Painter, hit, layout } from "./memory_draw.js";
@@ -10,12 +11,16 @@ import { N_CLOSE_UP, bytes, domain, dropped, heldOf, isInCloseUp, sceneOf, token
 import { WORDS, heldText, mib, number, story } from "./memory_words.js";
 
 const NEWS = "/lacache/memory";
-const BUSY_MS = 250;
-const IDLE_MS = 1000;
+const MOVING_MS = 250;
+const CALM_MS = 1000;
+const MUCH = 1 / 32; // of the cells
 const LOST_MS = 4000;
 const FRAME_MS = 125;
 const FADE = 0.68; // of the glow is left after each frame
 const SAY_MS = 30000; // between two spoken summaries during a long read
+
+const changesMuch = (before, news) =>
+  news.n_compactions !== before?.n_compactions || Math.abs(news.n_seen - before.n_seen) >= MUCH * news.n_ctx;
 
 class MemoryMapElement extends HTMLElement {
   connectedCallback() {
@@ -29,6 +34,7 @@ class MemoryMapElement extends HTMLElement {
     this.quiet = matchMedia("(prefers-reduced-motion: reduce)");
     this.life = new AbortController();
     this.revision = 0;
+    this.isMoving = false;
     this.state = "empty";
     this.saidAt = performance.now();
     this.size = new ResizeObserver(() => this.relayout());
@@ -66,7 +72,7 @@ class MemoryMapElement extends HTMLElement {
       if (answer.status === 200) this.take(await answer.json());
       if (answer.ok) {
         this.tell(answer.headers.get("x-lacache-state") || "idle");
-        wait = this.state === "idle" || this.state === "empty" ? IDLE_MS : BUSY_MS;
+        wait = this.isMoving && this.state !== "idle" && this.state !== "empty" ? MOVING_MS : CALM_MS;
       }
     } catch (error) {
       if (this.life.signal.aborted) return;
@@ -81,6 +87,7 @@ class MemoryMapElement extends HTMLElement {
   take(news) {
     const before = this.scene;
     this.revision = news.revision;
+    this.isMoving = changesMuch(before?.news, news);
     this.scene = sceneOf(news, before);
     if (!this.scene.isSame) this.cursor = null;
     else if (!this.quiet.matches) this.scene.glow = dropped(before, this.scene);
