@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lacache_gguf.engine import Engine
 
 SAVE_EVERY_S = 0.25  # how much of an answer a killed process may lose
-SHOW_EVERY_S = 0.09  # a page is painted at most so often
+SHOW_EVERY_S = 0.12  # a page is painted at most so often: painting takes the cores that the model writes with
 
 PRESETS = MappingProxyType({
     "Precise": {"temperature": 0.2, "top_k": 40, "top_p": 0.9, "min_p": 0.05, "repeat_penalty": 1.1},
