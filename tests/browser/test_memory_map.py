@@ -202,6 +202,21 @@ def test_a_hundred_thousand_tokens_in_eighty_layers_stay_cheap(app_server, page)
     assert page.evaluate(f"{ELEMENT}.nPainted") <= n_idle + 2  # and nothing is drawn again
 
 
+def test_it_asks_often_while_much_changes_and_seldom_while_little_does(app_server, page):
+    numbers = Numbers(page, app_server, NumbersOnly(4, 1024))
+
+    def n_asked_after(n_tokens: int) -> int:
+        numbers.feed(n_tokens)
+        numbers.wait_for()
+        before = numbers.n_asked
+        page.wait_for_function(f"performance.now() > {page.evaluate('performance.now()') + 2500}")
+        return numbers.n_asked - before
+
+    assert n_asked_after(600) >= 5  # in a second: it reads
+    assert n_asked_after(10) <= 3  # it writes
+    assert n_asked_after(600) >= 5
+
+
 def test_nothing_is_asked_while_nobody_looks(app_server, page):
     numbers = Numbers(page, app_server, NumbersOnly(4, 256))
     numbers.wait_for()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -104,6 +106,22 @@ def test_works_run_one_after_the_other_in_one_thread(host, fake_engine):
     assert len(fake_engine.opened) == 1
     assert host.wait_idle(WAIT_S)
     assert not host.is_busy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_the_engine_computes_with_a_lower_priority_than_page_and_server(host):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def priorities(_engine: Any) -> Iterator[int]:
+        yield os.getpriority(os.PRIO_PROCESS, 0)
+        inherited: list[int] = []
+        child = threading.Thread(target=lambda: inherited.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        child.start()
+        child.join(WAIT_S)
+        yield from inherited
+
+    assert [n for batch in host.start(priorities).batches() for n in batch] == [min(19, own + 10)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_the_first_event_comes_at_once_and_later_ones_are_gathered(host):

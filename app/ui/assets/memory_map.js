@@ -7,20 +7,16 @@
 import { accents, colours, css, skinOf } from "./memory_colours.js";
 import { Painter, hit, layout } from "./memory_draw.js";
 import { MARKUP } from "./memory_markup.js";
-import { N_CLOSE_UP, bytes, domain, dropped, heldOf, isInCloseUp, sceneOf, tokensAt } from "./memory_scene.js";
+import { N_CLOSE_UP, bytes, changesMuch, domain, dropped, heldOf, isInCloseUp, sceneOf, tokensAt } from "./memory_scene.js";
 import { WORDS, heldText, mib, number, story } from "./memory_words.js";
 
 const NEWS = "/lacache/memory";
 const MOVING_MS = 250;
 const CALM_MS = 1000;
-const MUCH = 1 / 32; // of the cells
 const LOST_MS = 4000;
 const FRAME_MS = 125;
 const FADE = 0.68; // of the glow is left after each frame
 const SAY_MS = 30000; // between two spoken summaries during a long read
-
-const changesMuch = (before, news) =>
-  news.n_compactions !== before?.n_compactions || Math.abs(news.n_seen - before.n_seen) >= MUCH * news.n_ctx;
 
 class MemoryMapElement extends HTMLElement {
   connectedCallback() {
@@ -35,6 +31,7 @@ class MemoryMapElement extends HTMLElement {
     this.life = new AbortController();
     this.revision = 0;
     this.isMoving = false;
+    this.takenAt = 0;
     this.state = "empty";
     this.saidAt = performance.now();
     this.size = new ResizeObserver(() => this.relayout());
@@ -87,7 +84,9 @@ class MemoryMapElement extends HTMLElement {
   take(news) {
     const before = this.scene;
     this.revision = news.revision;
-    this.isMoving = changesMuch(before?.news, news);
+    const now = performance.now();
+    this.isMoving = changesMuch(before?.news, news, (now - this.takenAt) / 1000);
+    this.takenAt = now;
     this.scene = sceneOf(news, before);
     if (!this.scene.isSame) this.cursor = null;
     else if (!this.quiet.matches) this.scene.glow = dropped(before, this.scene);

@@ -5,6 +5,8 @@
 
 export const N_CLOSE_UP = 64; // tokens that are shown one by one
 
+const MUCH = 1 / 8; // of the cells, in new tokens a second
+
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
 // News of the server as a scene; the close-up of the one before stays if it is of the same text.
@@ -67,6 +69,12 @@ export function heldOf(scene, name, first) {
 // Whether the tokens of a place are among those shown one by one.
 export function isInCloseUp({ closeUp }, { first }) {
   return closeUp && first >= closeUp.first && first < closeUp.first + closeUp.pieces.length;
+}
+
+// Whether so much happened in `seconds` between two looks that the next one should come soon.
+export function changesMuch(before, news, seconds) {
+  if (news.n_compactions !== before?.n_compactions) return true;
+  return Math.abs(news.n_seen - before.n_seen) >= MUCH * news.n_ctx * seconds;
 }
 
 // What the layers let go since the last look, 0 .. 1 [n_layer x n_bins], added to what still glows.
