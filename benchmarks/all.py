@@ -22,7 +22,10 @@ from common import parser, progress, table
 from stock import add_option, find_or_build
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("parity", "speed", "compaction", "policy_cost", "context_shift", "drift", "endurance", "app_overhead")
+NAMES = (
+    *("parity", "speed", "compaction", "policy_cost", "context_shift", "drift", "endurance"),
+    *("app_overhead", "gradio_floor"),
+)
 USES_STOCK = ("speed", "context_shift")
 
 
