@@ -92,9 +92,9 @@ class Server:
         return json.loads(self.process.stdout.readline())
 
     def chat(self, message: str, conversation: str, n_tokens: int) -> Iterator[tuple[str, str]]:
-        """(answer so far, conversation), over the plain HTTP interface."""
+        """(answer so far, conversation), over the plain HTTP interface, in a session as a page or a client has one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        body = json.dumps({"data": [message, conversation, n_tokens]})
+        body = json.dumps({"data": [message, conversation, n_tokens], "session_hash": "benchmark"})
         connection.request("POST", "/gradio_api/call/chat", body, {"content-type": "application/json"})
         event = json.loads(connection.getresponse().read())["event_id"]
         connection.request("GET", f"/gradio_api/call/chat/{event}")
