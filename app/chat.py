@@ -29,11 +29,10 @@ from lacache_gguf.events import Progress, Step
 if TYPE_CHECKING:
     from lacache_app.host import EngineHost
     from lacache_app.run import Run
-    from lacache_app.store import Message, Store
+    from lacache_app.store import Message, State, Store
 
     from lacache_gguf.engine import Engine
 
-SAVE_EVERY_S = 0.25  # how much of an answer a killed process may lose
 SHOW_EVERY_S = 0.12  # a page is painted at most so often: painting takes the cores that the model writes with
 
 PRESETS = MappingProxyType({
@@ -153,44 +152,43 @@ class Turn:
     # ---- for the host's thread ---------------------------------------------------------------------------------------
 
     def work(self, engine: Engine) -> Iterator[Progress | Step]:
-        """Answer the last message of the conversation. The store gets the answer at its first token, then every
-        SAVE_EVERY_S, and at the end, however that comes. Raises ConversationGone if it was deleted meanwhile."""
+        """Answer the last message of the conversation. The store has every token before anybody sees it (a tenth of a
+        millisecond each), so a killed process loses the one being written. Raises ConversationGone if the conversation
+        was deleted meanwhile."""
         talk, messages = self.store.get(self.conversation), self.store.messages(self.conversation)
         prompt = to_prompt(talk.system, messages)
         pinned = str(talk.settings.get("pinned", ""))
         if not prompt or not next(m["content"] for m in prompt if m["role"] == "user").startswith(pinned):
             pinned = ""
-        written, saved_at, is_whole, is_read = "", 0.0, False, False
+        written, is_whole, is_read = "", False, False
         try:
             with closing(engine.answer(prompt, pinned=pinned, **self.sampling)) as events:
                 for event in events:
                     is_read = True
                     if isinstance(event, Step):
                         written += event.text
-                        now = self._count(event)
-                        if self.message is None:
-                            self.message = self.store.append(
-                                self.conversation, "assistant", written, state="partial"
-                            ).id
-                            saved_at = now
-                        elif now - saved_at >= SAVE_EVERY_S:
-                            self.store.set_content(self.message, written, "partial")
-                            saved_at = now
+                        self._count(event)
+                        self._save(written, "partial")
                     yield event
             is_whole = True
         finally:
             if self.message is not None and self.store.has(self.conversation):
-                self.store.set_content(self.message, written, "whole" if is_whole else "partial")
+                self._save(written, "whole" if is_whole else "partial")
             if is_read:
                 self._note(engine)
 
-    def _count(self, step: Step) -> float:
+    def _save(self, written: str, state: State) -> None:
+        if self.message is None:
+            self.message = self.store.append(self.conversation, "assistant", written, state=state).id
+        else:
+            self.store.set_content(self.message, written, state)
+
+    def _count(self, step: Step) -> None:
         now = self._last_at = self._clock()
         if not self.n_tokens:
             self._first_at = now
         self.n_tokens += 1
         self.is_cut = step.finish_reason == "length"
-        return now
 
     def _note(self, engine: Engine) -> None:
         """Keep with the conversation what its memory has lost of it."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 from lacache_app import chat
-from lacache_app.chat import SAVE_EVERY_S, Turn, View, to_prompt
+from lacache_app.chat import Turn, View, to_prompt
 from lacache_app.host import EngineHost, EngineSettings
 from lacache_app.store import ConversationGone, Message, Store
 
@@ -229,17 +229,14 @@ class Ticks:
         return self.now
 
 
-def test_the_answer_is_stored_every_quarter_second(store, fake_engine):
+def test_every_token_is_stored_before_anybody_sees_it(store, fake_engine):
     conversation = begin(store)
-    turn, engine = Turn(store, conversation, {}, clock=Ticks(0.1)), fake_engine()
-    lost, written = [], ""
-    for event in turn.work(engine):
+    turn, written = Turn(store, conversation, {}), ""
+    for event in turn.work(fake_engine()):
         if isinstance(event, Step):
             written += event.text
-            lost.append(len(written) - len(store.messages(conversation)[1].content))
-    assert lost[0] == 0, "the first token is stored at once"
-    assert max(lost) == 2 < SAVE_EVERY_S / 0.1, "a token comes every 0.1 s"
-    assert store.messages(conversation)[1].content == written
+            assert store.messages(conversation)[1].content == written
+    assert turn.n_tokens > 1
 
 
 _CHILD = """
@@ -259,17 +256,12 @@ class Engine:
             yield Step(i, f"{i} ")
             i += 1
 
-times = []
-def clock():
-    times.append(time.monotonic())
-    return times[-1]
-
-for i, step in enumerate(Turn(Store(sys.argv[1]), sys.argv[2], {}, clock=clock).work(Engine())):
-    print(i, times[i], flush=True)
+for i, step in enumerate(Turn(Store(sys.argv[1]), sys.argv[2], {}).work(Engine())):
+    print(i, flush=True)
 """
 
 
-def test_kill_9_loses_no_more_than_a_quarter_second_of_tokens(store):
+def test_kill_9_loses_no_token_that_was_seen(store):
     conversation = begin(store)
     arguments = [sys.executable, "-c", _CHILD, str(store.path), conversation]
     child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
@@ -280,15 +272,13 @@ def test_kill_9_loses_no_more_than_a_quarter_second_of_tokens(store):
             child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    times = [float(line.split()[1]) for line in lines if line.endswith("\n")]
+    n_seen = sum(line.endswith("\n") for line in lines)
     again = Store(store.path)
     message = again.messages(conversation)[1]
     n_kept = message.content.count(" ")
     assert message.content == "".join(f"{i} " for i in range(n_kept)), "whole tokens, in order"
     assert (again.notice, message.state) == ("", "partial")
-    assert n_kept > 0
-    lost = times[n_kept:]
-    assert not lost or lost[-1] - lost[0] < SAVE_EVERY_S
+    assert n_kept >= n_seen > 0
     again.close()
 
 
