@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Request
 
 TIMEOUT_S = 120
+CALLS_S = 5  # a call that is not answered within this time was stopped by the test
 """Nothing takes this long, except on a machine that does much else; it costs time only when a test fails."""
 FLAGS = ("-c", "256", "--threads", "1")  # tests run in two processes
 CHROMIUM_FLAGS = (
@@ -179,6 +180,7 @@ def new_context(browser: Browser, allowed_errors: list[str]) -> Iterator[Callabl
     contexts: list[BrowserContext] = []
     problems: list[str] = []
     aborted: list[str] = []  # calls that were under way when their page was left: Gradio takes each for a lost server
+    called: set[Request] = set()  # calls that are under way
 
     def watch(page: Page) -> None:
         page.on(
@@ -187,6 +189,9 @@ def new_context(browser: Browser, allowed_errors: list[str]) -> Iterator[Callabl
         page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
         page.on("requestfailed", lambda r: aborted.append(r.url) if "ERR_ABORTED" in (r.failure or "") else None)
         page.on("request", lambda request: problems.extend(_foreign(request.url)))
+        page.on("request", lambda r: called.add(r) if re.search("/gradio_api/(run|queue/join)", r.url) else None)
+        page.on("requestfinished", lambda r: called.discard(r))
+        page.on("requestfailed", lambda r: called.discard(r))
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-GB", **options})
@@ -197,9 +202,13 @@ def new_context(browser: Browser, allowed_errors: list[str]) -> Iterator[Callabl
         return context
 
     yield make
+    give_up_at = time.monotonic() + CALLS_S
+    for page in [page for context in contexts for page in context.pages]:
+        while called and time.monotonic() < give_up_at:  # what the test called last is answered
+            page.wait_for_timeout(20)
     for context in contexts:
         context.close()
-    is_left = any("/gradio_api/" in url for url in aborted)
+    is_left = any("/gradio_api/run/" in url for url in aborted)
     allowed = (*HARMLESS, *allowed_errors, *(["Connection errored out"] if is_left else []))
     unexpected = [text for text in problems if not any(re.search(pattern, text) for pattern in allowed)]
     assert unexpected == []
