@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page, Request
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
 TIMEOUT_S = 120
-CALLS_S = 5  # a call that is not answered within this time was stopped by the test
 """Nothing takes this long, except on a machine that does much else; it costs time only when a test fails."""
+CALLS_S = 5  # a call that is not answered within this time was stopped by the test
+LOST, LEAVING_S = "Connection errored out", 1  # Gradio's words for a server that is gone; how long leaving a page takes
 FLAGS = ("-c", "256", "--threads", "1")  # tests run in two processes
 CHROMIUM_FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -179,19 +180,28 @@ def new_context(browser: Browser, allowed_errors: list[str]) -> Iterator[Callabl
     """new_context(**Playwright's options) -> a browser context whose pages are watched; checked at the end."""
     contexts: list[BrowserContext] = []
     problems: list[str] = []
-    aborted: list[str] = []  # calls that were under way when their page was left: Gradio takes each for a lost server
+    lost: list[float] = []  # when a page said that it lost its server, which Gradio also says of a page that is left
+    left: list[float] = []  # when a page was left: its heartbeat was aborted, which no lost server does
     called: set[Request] = set()  # calls that are under way
 
+    def hear(message: ConsoleMessage) -> None:
+        if LOST in message.text:
+            lost.append(time.monotonic())
+        elif message.type == "error":
+            problems.append(f"console: {message.text} ({message.location})")
+
+    def fail(request: Request) -> None:
+        called.discard(request)
+        if "/gradio_api/heartbeat/" in request.url and "ERR_ABORTED" in (request.failure or ""):
+            left.append(time.monotonic())
+
     def watch(page: Page) -> None:
-        page.on(
-            "console", lambda m: problems.append(f"console: {m.text} ({m.location})") if m.type == "error" else None
-        )
+        page.on("console", hear)
         page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
-        page.on("requestfailed", lambda r: aborted.append(r.url) if "ERR_ABORTED" in (r.failure or "") else None)
         page.on("request", lambda request: problems.extend(_foreign(request.url)))
         page.on("request", lambda r: called.add(r) if re.search("/gradio_api/(run|queue/join)", r.url) else None)
         page.on("requestfinished", lambda r: called.discard(r))
-        page.on("requestfailed", lambda r: called.discard(r))
+        page.on("requestfailed", fail)
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-GB", **options})
@@ -208,8 +218,8 @@ def new_context(browser: Browser, allowed_errors: list[str]) -> Iterator[Callabl
             page.wait_for_timeout(20)
     for context in contexts:
         context.close()
-    is_left = any("/gradio_api/run/" in url for url in aborted)
-    allowed = (*HARMLESS, *allowed_errors, *(["Connection errored out"] if is_left else []))
+    problems += [f"console: {LOST}" for at in lost if not any(abs(at - then) < LEAVING_S for then in left)]
+    allowed = (*HARMLESS, *allowed_errors)
     unexpected = [text for text in problems if not any(re.search(pattern, text) for pattern in allowed)]
     assert unexpected == []
 
