@@ -74,7 +74,7 @@ class Memory:
         for need in needs_of(policy):
             if need.kind == "attention":
                 self._scores.append(Votes(need, *shape, ask, n_votes))
-            elif need.kind == "keydiff" and keeps_pos:
+            elif need.kind == "keydiff" and (need.once or keeps_pos):
                 self._scores.append(ArrivalScores(need, *shape, ask))
             else:
                 self._scores.append(Scores(need, *shape, self._age if need.kind == "age" else ask))
@@ -157,6 +157,10 @@ class Memory:
         least, a quarter at most."""
         return min(max(64, self.n_ctx // 8), self.n_ctx // 4)
 
+    def has_room(self, n_tokens: int) -> bool:
+        """True if so many cells are free: nothing need be thinned for them."""
+        return self.n_cells + n_tokens <= self.n_ctx
+
     def make_room(self, n_tokens: int, n_block: int | None = None) -> bool:
         """Make `n_tokens` cells free, at least `n_block` (None: the property) when it has to; True if it compacted.
 
@@ -178,13 +182,12 @@ class Memory:
         return has_compacted
 
     def _compacted(self, n_tokens: int, n_block: int | None) -> bool:
-        n_need = self.n_cells + n_tokens - self.n_ctx
-        if n_need <= 0:
+        if self.has_room(n_tokens):
             return False
         if n_tokens > self.n_ctx:
             raise MemoryFull(f"{n_tokens} tokens at once do not fit into {self.n_ctx} cells; use a smaller ubatch")
         n_most = self.policy.n_free_max(self.n_layer, self.n_cells, self.n_pinned)  # of the cells in use, not of all
-        n_free = max(n_need, min(self.n_block if n_block is None else n_block, n_most))
+        n_free = max(self.n_cells + n_tokens - self.n_ctx, min(self.n_block if n_block is None else n_block, n_most))
         plan = self.policy.plan(
             View(
                 n_layer=self.n_layer,

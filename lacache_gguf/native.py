@@ -262,7 +262,8 @@ def query_reason(ctx) -> str | None:
 
 
 def set_n_query(ctx, n_query: int) -> None:
-    """Record the newest `n_query` queries from now on; 0 = off. What was recorded before is forgotten.
+    """Record the newest `n_query` queries from now on, spread over a ubatch with more tokens; 0 = off. What was
+    recorded before is forgotten.
 
     Raises NativeError with the status of llama-lacache.h; OutOfMemory if the buffers do not fit.
     """

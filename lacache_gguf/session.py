@@ -68,7 +68,7 @@ class Session:
         losses = np.empty(len(chunk), dtype=np.float32) if self._history.has_losses else None
         if losses is not None:
             losses[0] = losses_of(self._row()[None], chunk[:1])[0] if self._has_logits else self._usual_loss()
-        if self._memory.n_cells + len(chunk) > self._memory.n_ctx:
+        if not self._memory.has_room(len(chunk)):
             self._context.synchronize()  # else the time of the last decode would count as that of the compaction
         try:
             self._memory.make_room(len(chunk), n_block)

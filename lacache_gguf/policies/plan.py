@@ -32,9 +32,11 @@ class Need:
              "attention": the attention a cell got from the newest queries, averaged over them and the head's group
              "surprise": how unlikely the model found the cell's token, in nats, when it was fed
              "age": minus the number of tokens that were fed after the cell's
-    n_query  attention: how many of the newest queries vote, >= 1; else 0
+    n_query  attention: how many of the newest queries vote, spread over a ubatch with more tokens, >= 1; else 0
     decay    attention: what was known before counts decay**n once n tokens more were fed (an exponential moving
              average; cells that came since start from 0); 0 <= decay < 1, and 0 = the newest queries alone decide
+    once     keydiff: a cell is compared once, when it is new, with the newest cells, which cost less to look at; else
+             all are compared with all each time, while keys have the positions of their cells
 
     Raises PolicyError for settings that mean nothing.
     """
@@ -42,6 +44,7 @@ class Need:
     kind: ScoreKind
     n_query: int = 0
     decay: float = 0.0
+    once: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ScoreKind):
@@ -52,6 +55,8 @@ class Need:
             raise PolicyError(
                 f"{self.kind} scores see no queries: n_query {self.n_query}, decay {self.decay} must be 0"
             )
+        if self.once and self.kind != "keydiff":
+            raise PolicyError(f"{self.kind} scores are never taken once; only keydiff can be")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from browser.chat_page import (
     kept,
     make,
     never_ending,
+    open_settings,
     opened,
     remove,
     send,
@@ -39,6 +40,9 @@ def test_round_trip(app_server, page, expect):
           if (all.length) window.lengths.add(all[all.length - 1].textContent.length); })
         .observe(document.getElementById('chat-log'), {childList: true, subtree: true, characterData: true}); }"""
     )
+    open_settings(page)
+    page.locator("#chat-max-tokens input").fill("100")  # fits into the cells, however the dice fall
+    page.locator("#chat-max-tokens input").blur()
     box = page.locator("#chat-send").bounding_box()
     entry(page).fill("Write a short poem")
     entry(page).press("Shift+Enter")

@@ -23,14 +23,15 @@ class Tensor(ctypes.Structure):
 
 
 class AttentionWatch:
-    """Pass `callback` as cb_eval; `queries(il, n)` are then the newest n rows float32 [n_head, n_kv] of layer `il`."""
+    """Pass `callback` as cb_eval; `queries(il, n)` are then the rows float32 [n_head, n_kv] of layer `il` that a ring
+    of n holds: the newest ones, of a ubatch with more tokens those equally far apart that end with its last one."""
 
     def __init__(self) -> None:
         base = ctypes.CDLL(str(native.library(native.lib_dir(), "ggml-base")))
         base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, (ctypes.c_void_p,)
         read = base.ggml_backend_tensor_get  # wherever it is; (tensor, data, offset, size)
         read.restype, read.argtypes = None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-        self.rows: dict[int, list[np.ndarray]] = defaultdict(list)
+        self.ubatches: dict[int, list[list[np.ndarray]]] = defaultdict(list)
 
         @lib.ggml_backend_sched_eval_callback
         def callback(tensor, ask: bool, _user_data) -> bool:
@@ -42,10 +43,11 @@ class AttentionWatch:
                 n_kv, n_token, n_head = shape[0], shape[1], shape[2]
                 rows = np.empty((n_head, n_token, n_kv), dtype=np.float32)
                 read(tensor, rows.ctypes.data, 0, rows.nbytes)
-                self.rows[int(name.split("-")[1])] += [rows[:, i] for i in range(n_token)]
+                self.ubatches[int(name.split("-")[1])].append([rows[:, i] for i in range(n_token)])
             return True
 
         self.callback = callback
 
     def queries(self, il: int, n: int) -> list[np.ndarray]:
-        return self.rows[il][-n:]
+        spread = ([rows[i] for i in range(len(rows))[:: -max(1, len(rows) // n)][:n]] for rows in self.ubatches[il])
+        return [row for rows in spread for row in reversed(rows)][-n:]

@@ -155,7 +155,8 @@ LLAMA_API int32_t llama_memory_seq_score_keys(
 // NULL if queries can be recorded and scored, else a sentence that says why not
 LLAMA_API const char * llama_memory_query_reason(const struct llama_context * ctx);
 
-// Record the newest n_query queries of every layer with full attention from now on; 0 = off (as in a new context).
+// Record the newest n_query queries of every layer with full attention from now on; 0 = off (as in a new context). Of a
+// ubatch with more tokens those of its last one and of others before it, floor(n_tokens/n_query) apart.
 // Forgets what was recorded before. Off costs nothing: the graphs are those of stock llama.cpp.
 // On takes n_layer*n_query*n_head*head_dim floats beside the KV cache; logits keep every bit.
 LLAMA_API int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);

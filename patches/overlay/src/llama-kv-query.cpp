@@ -9,11 +9,12 @@
 #include <stdexcept>
 
 void llama_kv_query::add(const llama_ubatch & ubatch, std::vector<int64_t> & slots) {
-    const int64_t first = (int64_t) ubatch.n_tokens - (int64_t) slots.size();
+    const int64_t step = ubatch.n_tokens/slots.size();
+    const int64_t last = ubatch.n_tokens - 1;
 
     for (size_t i = 0; i < slots.size(); ++i) {
         slots[i]  = head;
-        pos[head] = ubatch.pos[first + i];
+        pos[head] = ubatch.pos[last - (slots.size() - 1 - i)*step];
 
         head = (head + 1) % n_query;
         n    = std::min(n + 1, n_query);
@@ -101,7 +102,11 @@ void llama_kv_query_build(
         q = ggml_cast(ctx, q, GGML_TYPE_F32);
     }
 
-    ggml_tensor * cur = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], n, q->nb[1], q->nb[2], (q->ne[2] - n)*q->nb[2]);
+    // as far apart as the ubatch allows, up to its last one
+    const int64_t step  = q->ne[2]/n;
+    const int64_t first = q->ne[2] - 1 - (n - 1)*step;
+
+    ggml_tensor * cur = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], n, q->nb[1], step*q->nb[2], first*q->nb[2]);
 
     if (cur->nb[0] != sizeof(float) || cur->nb[1] != cur->ne[0]*sizeof(float)) {
         cur = ggml_cont(ctx, cur);

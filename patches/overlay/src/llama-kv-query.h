@@ -2,9 +2,9 @@
 
 // The newest queries of every layer of a llama_kv_cache, beside its keys.
 //
-// Each layer has a ring of n_query rows. The decode graph writes the queries of the last tokens of a ubatch into it,
-// as they meet the stored keys: rotated, scaled, in the basis of a quantized K. Which slots are written is an input,
-// so a graph can be reused.
+// Each layer has a ring of n_query rows. The decode graph writes queries of a ubatch into it, as they meet the stored
+// keys: rotated, scaled, in the basis of a quantized K. Of more tokens than rows, those that are equally far apart and end
+// with the last one: neighbours look at much the same cells. Which slots are written is an input, so a graph can be reused.
 
 #include "ggml-cpp.h"
 
@@ -48,7 +48,7 @@ struct llama_kv_query {
 
     void forget() { n = head = 0; }
 
-    // slots for the last tokens of a ubatch, as many as there are elements; they count as recorded
+    // slots for tokens of a ubatch, as many as there are elements; they count as recorded
     void add(const llama_ubatch & ubatch, std::vector<int64_t> & slots);
 
     layer * find(uint32_t il);

@@ -34,7 +34,6 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
     }
 
     auto * ctx = res->get_ctx();
-    auto * gf  = res->get_gf();
 
     ggml_tensor * before = ggml_view_2d(ctx, cur, n_embd, n_before, cur->nb[1], 0);
     ggml_tensor * last   = ggml_view_2d(ctx, cur, n_embd, 1, cur->nb[1], n_before*cur->nb[1]);
@@ -42,16 +41,15 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
     ggml_tensor * w_part = ggml_view_2d(ctx, w, n_embd, part.n_vocab, w->nb[1], 0);
     ggml_tensor * next   = ggml_get_rows(ctx, w, ggml_view_1d(ctx, tokens, n_before, tokens->nb[0])); // of every token the one behind it
 
-    // rows are as long as the vocabulary; all begin as the last one, and what is known of the others is written over it
-    ggml_tensor * out = ggml_repeat_4d(ctx, ggml_mul_mat(ctx, w, last), w->ne[1], n_before + 1, 1, 1);
+    ggml_tensor * frequent = ggml_mul_mat(ctx, w_part, before);
+    ggml_tensor * own      = ggml_sum_rows(ctx, ggml_mul(ctx, next, before));
 
-    const auto put = [&](ggml_tensor * piece, int64_t i0) {
-        ggml_tensor * place = ggml_view_2d(ctx, out, piece->ne[0], piece->ne[1], out->nb[1], i0*out->nb[0]);
-        ggml_build_forward_expand(gf, ggml_cpy(ctx, piece, place));
-    };
+    // in one row, for what models do to logits next (a scale, a cap) they do to every number alike
+    ggml_tensor * out = ggml_mul_mat(ctx, w, last);
+    out = ggml_concat(ctx, out, ggml_reshape_2d(ctx, frequent, part.n_vocab*n_before, 1), 0);
+    out = ggml_concat(ctx, out, ggml_reshape_2d(ctx, own, n_before, 1), 0);
 
-    put(ggml_mul_mat(ctx, w_part, before), 0);
-    put(ggml_sum_rows(ctx, ggml_mul(ctx, next, before)), part.n_vocab);
+    part.n_before = n_before;
 
     return out;
 }
@@ -59,24 +57,31 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
 void llama_vocab_part_finish(llama_vocab_part & part, llm_graph_result * res) {
     ggml_tensor * logits = res->t_logits;
 
-    if (!part.built || !logits || ggml_nrows(logits) < 2) {
+    if (!part.built || !logits) {
         return;
     }
 
     auto * ctx = res->get_ctx();
 
-    // what the model did to its logits behind the product (a scale, a cap) is in them by now
-    const int64_t n_vocab  = logits->ne[0];
-    const int64_t n_before = logits->ne[1] - 1;
+    const int64_t n_before = part.n_before;
+    const int64_t n_vocab  = logits->ne[0] - n_before*(part.n_vocab + 1);
 
-    ggml_tensor * frequent = ggml_view_2d(ctx, logits, part.n_vocab, n_before, logits->nb[1], 0);
-    ggml_tensor * own      = ggml_view_2d(ctx, logits, 1, n_before, logits->nb[1], part.n_vocab*logits->nb[0]);
-    ggml_tensor * last     = ggml_view_1d(ctx, logits, n_vocab, n_before*logits->nb[1]);
+    size_t offset = 0;
+
+    const auto take = [&](int64_t ne0, int64_t ne1) {
+        ggml_tensor * res = ggml_view_2d(ctx, logits, ne0, ne1, ne0*logits->nb[0], offset);
+        offset += ne0*ne1*logits->nb[0];
+        return res;
+    };
+
+    ggml_tensor * last     = take(n_vocab, 1);
+    ggml_tensor * frequent = take(part.n_vocab, n_before);
+    ggml_tensor * own      = take(1, n_before);
 
     ggml_tensor * above = ggml_clamp(ctx, ggml_sub(ctx, frequent, own), -INFINITY, MAX_LOSS);
     ggml_tensor * loss  = ggml_log(ctx, ggml_sum_rows(ctx, ggml_exp(ctx, above)));
 
-    res->t_logits = ggml_concat(ctx, last, ggml_reshape_1d(ctx, loss, n_before), 0);
+    res->t_logits = ggml_concat(ctx, last, ggml_reshape_2d(ctx, loss, n_before, 1), 0);
 
     ggml_build_forward_expand(res->get_gf(), res->t_logits);
 }
@@ -133,7 +138,7 @@ static llama_compact_status set_n_vocab_impl(llama_context * ctx, int32_t n_voca
     auto status = LLAMA_COMPACT_OK;
 
     try {
-        part = { n_vocab, output, false };
+        part = { n_vocab, output, 0, false };
         ctx->compact_begin(true); // builds the graph of a full ubatch
 
         if (n_vocab > 0 && !part.built) {

@@ -14,7 +14,9 @@ struct llama_vocab_part {
 
     const ggml_tensor * output = nullptr; // the matrix that makes logits
 
-    bool built = false; // the graph being built, or the newest one, has such losses
+    int64_t n_before = 0; // tokens of that graph that have a loss: all but the last one
+
+    bool built = false; // the graph being built, or the newest one, has losses
 };
 
 // to be called where a graph multiplies with w; NULL if it has to do that itself
