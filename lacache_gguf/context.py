@@ -101,9 +101,9 @@ class Context:
 
     # ---- scores ----------------------------------------------------------------------------------------------------
 
-    def set_n_query(self, n_query: int) -> None:
-        """Record the newest `n_query` queries from now on; 0 = off. Raises NativeError where that cannot be done."""
-        native.set_n_query(self.ptr, n_query)
+    def set_n_query(self, n_query: int, spread: bool) -> None:
+        """See native.set_n_query. Raises NativeError where that cannot be done."""
+        native.set_n_query(self.ptr, n_query, spread)
 
     def n_query(self) -> int:
         """Queries recorded since the cells were last renumbered."""

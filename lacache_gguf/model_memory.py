@@ -133,5 +133,5 @@ def _prepare_scores(name: str, context: Context, policy: Policy) -> int:
     if reason := _no_scores(context, policy):
         raise PolicyError(f"{policy.name} does not work with {name}: {reason}")
     if n_query := sum(need.n_query for need in needs_of(policy)):
-        context.set_n_query(n_query)
+        context.set_n_query(n_query, any(need.spread for need in needs_of(policy)))
     return native.compact_n_head_kv(context.ptr)

@@ -150,8 +150,8 @@ def _bind(lib: ctypes.CDLL, params: type, directory: Path) -> None:
     declare(lib, "llama_memory_seq_score_keys", i32, ptr, i32, i32, floats, size_t)
     # const char * llama_memory_query_reason(const struct llama_context * ctx);
     declare(lib, "llama_memory_query_reason", text, ptr)
-    # int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
-    declare(lib, "llama_memory_set_n_query", i32, ptr, i32)
+    # int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query, bool spread);
+    declare(lib, "llama_memory_set_n_query", i32, ptr, i32, ctypes.c_bool)
     # int32_t llama_memory_n_query(const struct llama_context * ctx, llama_seq_id seq_id);
     declare(lib, "llama_memory_n_query", i32, ptr, i32)
     # int32_t llama_memory_seq_score_attention(struct llama_context * ctx, llama_seq_id seq_id,
@@ -261,13 +261,13 @@ def query_reason(ctx) -> str | None:
     return reason.decode() if reason else None
 
 
-def set_n_query(ctx, n_query: int) -> None:
-    """Record the newest `n_query` queries from now on, spread over a ubatch with more tokens; 0 = off. What was
-    recorded before is forgotten.
+def set_n_query(ctx, n_query: int, spread: bool = False) -> None:
+    """Record `n_query` queries from now on, those of the newest tokens or spread over more; 0 = off. What was recorded
+    before is forgotten.
 
     Raises NativeError with the status of llama-lacache.h; OutOfMemory if the buffers do not fit.
     """
-    status = load()._lib.llama_memory_set_n_query(ctx, n_query)
+    status = load()._lib.llama_memory_set_n_query(ctx, n_query, spread)
     _check(status, f"recording {n_query} queries failed ({query_reason(ctx) or 'check the number'})" if status else "")
 
 

@@ -1,7 +1,7 @@
 """How unlikely the tokens of a text were: losses in nats among the frequent tokens of the vocabulary and themselves.
 
-Vocabularies begin with what is frequent, so that a sixteenth of them has most of the probability. The output layer for
-a sixteenth takes a sixteenth of the time, and which cells are kept hardly changes (docs/quality-log.md).
+Vocabularies begin with what is frequent, so that a small part of them has most of the probability. The output layer
+takes as small a part of the time for it, and which cells are kept hardly changes (docs/quality-log.md).
 
     context.set_n_vocab(n_frequent(model.n_vocab))
     context.decode(chunk, pos, all_logits=True)
@@ -14,13 +14,13 @@ import numpy as np
 
 from lacache_gguf.sampling import log_total
 
-_SHARE = 16
+_SHARE, _N_LEAST = 48, 1024
 _N_SMALL = 8192  # a vocabulary below this costs little
 
 
 def n_frequent(n_vocab: int) -> int:
     """How many of `n_vocab` tokens count as frequent; 0 = all, since there are few."""
-    return n_vocab // _SHARE if n_vocab >= _N_SMALL else 0
+    return max(n_vocab // _SHARE, _N_LEAST) if n_vocab >= _N_SMALL else 0
 
 
 def losses_of(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:

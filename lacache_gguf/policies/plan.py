@@ -29,10 +29,11 @@ class Need:
     """One thing that a scored policy wants to see besides numbers: a score per layer, KV head and cell, higher = keep.
 
     kind     "keydiff": -cos(key, mean of all normalised keys), keys without their rotation (arXiv 2504.15364)
-             "attention": the attention a cell got from the newest queries, averaged over them and the head's group
+             "attention": the attention a cell got from the last queries, averaged over them and the head's group
              "surprise": how unlikely the model found the cell's token, in nats, when it was fed
              "age": minus the number of tokens that were fed after the cell's
-    n_query  attention: how many of the newest queries vote, spread over a ubatch with more tokens, >= 1; else 0
+    n_query  attention: how many queries vote, >= 1; else 0
+    spread   attention: they are spread over the tokens that came since the last plan; else those of the newest ones
     decay    attention: what was known before counts decay**n once n tokens more were fed (an exponential moving
              average; cells that came since start from 0); 0 <= decay < 1, and 0 = the newest queries alone decide
     once     keydiff: a cell is compared once, when it is new, with the newest cells, which cost less to look at; else
@@ -45,6 +46,7 @@ class Need:
     n_query: int = 0
     decay: float = 0.0
     once: bool = False
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ScoreKind):
@@ -55,8 +57,8 @@ class Need:
             raise PolicyError(
                 f"{self.kind} scores see no queries: n_query {self.n_query}, decay {self.decay} must be 0"
             )
-        if self.once and self.kind != "keydiff":
-            raise PolicyError(f"{self.kind} scores are never taken once; only keydiff can be")
+        if (self.once and self.kind != "keydiff") or (self.spread and self.kind != "attention"):
+            raise PolicyError(f"{self.kind} scores: only keydiff can be taken once, only attention's queries spread")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Salience(Scored):
     @property
     def needs(self) -> tuple[Need, ...]:  # type: ignore[override]
         """What this policy wants to see: what has a weight."""
-        signs = (Need("keydiff", once=True), Need("attention", self.n_query, self.decay), Need("surprise"))
+        signs = (Need("keydiff", once=True), Need("attention", self.n_query, self.decay, spread=True), Need("surprise"))
         return tuple(need for need in signs if getattr(self, need.kind)) + (Need("age"),) * (self.fade > 0)
 
     def recent(self, n_cells: int) -> int:

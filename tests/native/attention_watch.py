@@ -23,8 +23,8 @@ class Tensor(ctypes.Structure):
 
 
 class AttentionWatch:
-    """Pass `callback` as cb_eval; `queries(il, n)` are then the rows float32 [n_head, n_kv] of layer `il` that a ring
-    of n holds: the newest ones, of a ubatch with more tokens those equally far apart that end with its last one."""
+    """Pass `callback` as cb_eval; `queries(il, n)` are then rows float32 [n_head, n_kv] of layer `il`: of the newest n
+    tokens or, with `spread`, of those that `spread_tokens` names."""
 
     def __init__(self) -> None:
         base = ctypes.CDLL(str(native.library(native.lib_dir(), "ggml-base")))
@@ -48,6 +48,27 @@ class AttentionWatch:
 
         self.callback = callback
 
-    def queries(self, il: int, n: int) -> list[np.ndarray]:
-        spread = ([rows[i] for i in range(len(rows))[:: -max(1, len(rows) // n)][:n]] for rows in self.ubatches[il])
-        return [row for rows in spread for row in reversed(rows)][-n:]
+    def queries(self, il: int, n: int, spread: bool = False) -> list[np.ndarray]:
+        rows = [row for ubatch in self.ubatches[il] for row in ubatch]
+        return [rows[i] for i in spread_tokens([len(u) for u in self.ubatches[il]], n)] if spread else rows[-n:]
+
+
+def spread_tokens(ubatches: list[int], n: int) -> list[int]:
+    """Tokens, counted from 0, whose queries are recorded after ubatches of so many, as llama-lacache.h says."""
+    kept: list[tuple[int, int]] = []  # (number since all rows were new, token)
+    n_seen, stride, end = 0, 1, 0
+    for size in ubatches:
+        end += size
+        count = min(size, n)
+        if count == n:
+            kept, n_seen, stride = [], 0, 1
+        for token in list(range(end - 1, end - size - 1, -(size // count)))[:count][::-1]:
+            if len(kept) == n and kept[-1][0] % stride:
+                kept.pop()
+            elif len(kept) == n:
+                while all(number % stride == 0 for number, _ in kept):
+                    stride *= 2
+                kept.remove(next(one for one in kept if one[0] % stride))
+            kept.append((n_seen, token))
+            n_seen += 1
+    return [token for _, token in kept]

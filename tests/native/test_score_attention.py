@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native.attention_watch import AttentionWatch
+from native.attention_watch import AttentionWatch, spread_tokens
 from native.checks import random_plan
 from native.llm import ERR_LENGTH, ERR_QUERY, ERR_SEQ, ERR_UNSUPPORTED, KV_TYPES, OK, Llm, compaction, lib, score_raw
 from reference.kv_oracle import attention_layers
@@ -20,10 +20,10 @@ ARCHS = ["llama", "llama-yarn", "qwen3", "gemma2", "gemma3", "cohere2", "smollm3
          "jamba", "falcon-h1"]  # fmt: skip
 
 
-def watched(llm: Llm, watch: AttentionWatch, full: list[int], n_query: int) -> np.ndarray:
-    """What the watch saw of the newest queries, as scores; cells must lie in order of position."""
+def watched(llm: Llm, watch: AttentionWatch, full: list[int], n_query: int, spread: bool = False) -> np.ndarray:
+    """What the watch saw of the recorded queries, as scores; cells must lie in order of position."""
     n_head_kv = native.compact_n_head_kv(llm.ctx)
-    rows = ([row[:, : llm.n_cells()] for row in watch.queries(il, n_query)] for il in full)
+    rows = ([row[:, : llm.n_cells()] for row in watch.queries(il, n_query, spread)] for il in full)
     return np.stack([attention_scores(layer, llm.n_cells(), n_head_kv) for layer in rows])
 
 
@@ -55,6 +55,26 @@ def test_scores_are_the_models_own_attention(name, kind, tiny, rng):
             # the same operations on the same numbers; only the order of sums may differ
             assert np.abs(scores - expected).max() < 2e-5
             assert np.abs(scores.sum(axis=2) - 1).max() < 1e-4
+
+
+@pytest.mark.parametrize("n_query", [1, 2, 7, 16])
+@pytest.mark.parametrize("steps", [(100,), (1,) * 90, (60, *(1,) * 70), (3, 5, 9, 2, *(1,) * 20, 6, 16, 1, 1)], ids=len)
+def test_queries_spread_over_more_tokens(steps, n_query, tiny, rng):
+    path, watch = tiny("qwen3"), AttentionWatch()
+    with Llm(path, n_ubatch=64, cb_eval=watch.callback) as llm:
+        native.set_n_query(llm.ctx, n_query, spread=True)
+        for n in steps:
+            grow(llm, rng, n)
+            scores = native.score_attention(llm.ctx)
+            expected = watched(llm, watch, full_layers("qwen3", llm, path), n_query, spread=True)
+            assert np.abs(scores - expected).max() < 2e-5
+
+
+def test_which_tokens_are_spread():
+    assert spread_tokens([128], 8) == [15, 31, 47, 63, 79, 95, 111, 127]
+    assert spread_tokens([1] * 112 + [1] * 9, 8) == [0, 32, 48, 64, 80, 96, 112, 120]
+    assert spread_tokens([1] * 5, 8) == [0, 1, 2, 3, 4]
+    assert spread_tokens([1] * 50, 1) == [49]
 
 
 @pytest.mark.parametrize("kind", KV_TYPES)

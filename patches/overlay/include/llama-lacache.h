@@ -155,11 +155,12 @@ LLAMA_API int32_t llama_memory_seq_score_keys(
 // NULL if queries can be recorded and scored, else a sentence that says why not
 LLAMA_API const char * llama_memory_query_reason(const struct llama_context * ctx);
 
-// Record the newest n_query queries of every layer with full attention from now on; 0 = off (as in a new context). Of a
-// ubatch with more tokens those of its last one and of others before it, floor(n_tokens/n_query) apart.
+// Record n_query queries of every layer with full attention from now on; 0 = off (as in a new context): those of the newest
+// tokens or, with spread, of tokens about equally far apart: of a ubatch with n_query tokens or more those that end with its
+// last one, floor(n_tokens/n_query) apart; of smaller ubatches together every 2^k-th token, k growing, and the newest.
 // Forgets what was recorded before. Off costs nothing: the graphs are those of stock llama.cpp.
 // On takes n_layer*n_query*n_head*head_dim floats beside the KV cache; logits keep every bit.
-LLAMA_API int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query);
+LLAMA_API int32_t llama_memory_set_n_query(struct llama_context * ctx, int32_t n_query, bool spread);
 
 // queries recorded since the numbering of the cells changed (compaction, thinning, removal, shift, restored state, ...),
 // at most n_query; 0 if there are none, recording is off or the sequence does not exist

@@ -9,16 +9,49 @@
 #include <stdexcept>
 
 void llama_kv_query::add(const llama_ubatch & ubatch, std::vector<int64_t> & slots) {
-    const int64_t step = ubatch.n_tokens/slots.size();
-    const int64_t last = ubatch.n_tokens - 1;
+    const int64_t n_rows = slots.size();
+    const int64_t apart  = step(ubatch.n_tokens, n_rows);
 
-    for (size_t i = 0; i < slots.size(); ++i) {
-        slots[i]  = head;
-        pos[head] = ubatch.pos[last - (slots.size() - 1 - i)*step];
-
-        head = (head + 1) % n_query;
-        n    = std::min(n + 1, n_query);
+    if (n_rows == n_query) {
+        forget(); // all slots are written
     }
+
+    for (int64_t i = 0; i < n_rows; ++i) {
+        last = next();
+
+        slots[i]    = last;
+        pos[last]   = ubatch.pos[ubatch.n_tokens - 1 - (n_rows - 1 - i)*apart];
+        index[last] = n_seen++;
+    }
+}
+
+int32_t llama_kv_query::next() {
+    if (n < n_query) {
+        return n++;
+    }
+    if (!spread) {
+        return (last + 1) % n_query;
+    }
+    if (index[last] % stride != 0) {
+        return last; // was there as the newest one only
+    }
+
+    const auto oldest = [&]() {
+        int32_t res = -1;
+        for (int32_t i = 0; i < n_query; ++i) {
+            if (index[i] % stride != 0 && (res < 0 || index[i] < index[res])) {
+                res = i;
+            }
+        }
+        return res;
+    };
+
+    int32_t res = oldest();
+    while (res < 0) {
+        stride *= 2;
+        res = oldest();
+    }
+    return res;
 }
 
 llama_kv_query::layer * llama_kv_query::find(uint32_t il) {
@@ -102,8 +135,8 @@ void llama_kv_query_build(
         q = ggml_cast(ctx, q, GGML_TYPE_F32);
     }
 
-    // as far apart as the ubatch allows, up to its last one
-    const int64_t step  = q->ne[2]/n;
+    // up to the ubatch's last one
+    const int64_t step  = query->step(q->ne[2], n);
     const int64_t first = q->ne[2] - 1 - (n - 1)*step;
 
     ggml_tensor * cur = ggml_view_3d(ctx, q, q->ne[0], q->ne[1], n, q->nb[1], step*q->nb[2], first*q->nb[2]);
@@ -154,7 +187,7 @@ void llama_kv_cache::query_forget() {
     }
 }
 
-void llama_kv_cache::query_reset(int32_t n_query) {
+void llama_kv_cache::query_reset(int32_t n_query, bool spread) {
     query.reset();
 
     if (n_query == 0) {
@@ -164,7 +197,9 @@ void llama_kv_cache::query_reset(int32_t n_query) {
     auto res = std::make_shared<llama_kv_query>();
 
     res->n_query = n_query;
-    res->pos.resize(n_query);
+    res->spread  = spread;
+    res->pos  .resize(n_query);
+    res->index.resize(n_query);
 
     std::map<ggml_backend_buffer_type_t, ggml_context *> ctxs;
 

@@ -1,10 +1,10 @@
 #pragma once
 
-// The newest queries of every layer of a llama_kv_cache, beside its keys.
+// The last queries of every layer of a llama_kv_cache, beside its keys.
 //
-// Each layer has a ring of n_query rows. The decode graph writes queries of a ubatch into it, as they meet the stored
-// keys: rotated, scaled, in the basis of a quantized K. Of more tokens than rows, those that are equally far apart and end
-// with the last one: neighbours look at much the same cells. Which slots are written is an input, so a graph can be reused.
+// Each layer has n_query rows. The decode graph writes queries of a ubatch into them, as they meet the stored keys: rotated,
+// scaled, in the basis of a quantized K. Which rows are written is an input, so a graph can be reused. They are a ring of
+// the newest queries or, as neighbours look at much the same cells, spread over more tokens than there are rows.
 
 #include "ggml-cpp.h"
 
@@ -36,20 +36,33 @@ struct llama_kv_query {
 
     int32_t n_query = 0;
 
+    bool spread = false; // over all tokens since they were forgotten, else the newest
+
     std::vector<layer> layers; // as in the cache
 
-    // slots [0, n) hold queries; the next one goes to `head`
+    // slots [0, n) hold queries, `last` the newest one
     int32_t n    = 0;
-    int32_t head = 0;
+    int32_t last = 0;
 
-    std::vector<llama_pos> pos; // [n_query] position of the query in each slot
+    // spread over single tokens: every stride-th of the n_seen tokens is kept
+    int64_t n_seen = 0;
+    int64_t stride = 1;
+
+    std::vector<llama_pos> pos;   // [n_query] position of the query in each slot
+    std::vector<int64_t>   index; // [n_query] and the number of its token, counted since they were forgotten
 
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 
-    void forget() { n = head = 0; }
+    void forget() { n = last = 0; n_seen = 0; stride = 1; }
+
+    // how far apart n_rows tokens of a ubatch are that are recorded
+    int64_t step(int64_t n_tokens, int64_t n_rows) const { return spread ? n_tokens/n_rows : 1; }
 
     // slots for tokens of a ubatch, as many as there are elements; they count as recorded
     void add(const llama_ubatch & ubatch, std::vector<int64_t> & slots);
+
+    // the slot for the next token: a free one, or whose query is dispensable
+    int32_t next();
 
     layer * find(uint32_t il);
 };

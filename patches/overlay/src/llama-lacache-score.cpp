@@ -110,7 +110,7 @@ static const char * query_reason(const llama_context * ctx, const llama_lacache_
     return parts.attn->query_reason();
 }
 
-static llama_compact_status set_n_query_impl(llama_context * ctx, int32_t n_query) {
+static llama_compact_status set_n_query_impl(llama_context * ctx, int32_t n_query, bool spread) {
     const auto parts = llama_lacache_get_parts(ctx->get_memory());
 
     if (parts.reason) {
@@ -123,7 +123,7 @@ static llama_compact_status set_n_query_impl(llama_context * ctx, int32_t n_quer
     ctx->compact_begin(); // nothing computes, and no stored graph knows the old buffers
 
     try {
-        parts.attn->query_reset(n_query);
+        parts.attn->query_reset(n_query, spread);
         ctx->compact_begin(true); // builds the graph: now all is known of every layer
     } catch (const std::exception & err) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, err.what());
@@ -172,8 +172,8 @@ const char * llama_memory_query_reason(const llama_context * ctx) {
     return ctx ? query_reason(ctx, llama_lacache_get_parts(ctx->get_memory())) : "there is no context";
 }
 
-int32_t llama_memory_set_n_query(llama_context * ctx, int32_t n_query) {
-    return call(__func__, ctx, [&]() { return set_n_query_impl(ctx, n_query); });
+int32_t llama_memory_set_n_query(llama_context * ctx, int32_t n_query, bool spread) {
+    return call(__func__, ctx, [&]() { return set_n_query_impl(ctx, n_query, spread); });
 }
 
 int32_t llama_memory_n_query(const llama_context * ctx, llama_seq_id seq_id) {

@@ -277,7 +277,7 @@ int main(int argc, char ** argv) {
     }
     if (llama_memory_seq_score_keys(nullptr, 0, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
         llama_memory_seq_score_attention(nullptr, 0, nullptr, 0) != LLAMA_COMPACT_ERR_CONTEXT ||
-        llama_memory_set_n_query(nullptr, 1) != LLAMA_COMPACT_ERR_CONTEXT || llama_memory_n_query(nullptr, 0) != 0) {
+        llama_memory_set_n_query(nullptr, 1, false) != LLAMA_COMPACT_ERR_CONTEXT || llama_memory_n_query(nullptr, 0) != 0) {
         fail("no context must be an error of scores");
     }
     for (int i = 3; i < argc; ++i) {

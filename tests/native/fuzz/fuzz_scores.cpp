@@ -8,7 +8,7 @@
 static void record(fuzzer & f) {
     const int32_t n_ctx   = llama_n_ctx_seq(f.ctx);
     const int32_t n_query = f.chance(0.3) ? strange(f) : f.chance(0.3) ? 0 : f.pick(1, 40);
-    const int32_t status  = llama_memory_set_n_query(f.ctx, n_query);
+    const int32_t status  = llama_memory_set_n_query(f.ctx, n_query, f.chance(0.5));
 
     const bool can_compact = !llama_memory_compact_reason(f.ctx);
     const bool can_record  = can_compact && f.n_seq == 1 && llama_memory_compact_n_head_kv(f.ctx) > 0;
