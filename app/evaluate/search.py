@@ -26,6 +26,7 @@ CANDIDATES = (
     "salience:pos=0",
     "salience:fade=0.1",
     "salience:pos=2048",
+    "salience:surprise=1",
     "salience:surprise=0",
     "salience:fade=0.5",
     "salience:recent=50%",

@@ -4,9 +4,9 @@ The idea: three signs say that a token will be needed, and each misses what anot
 can be picked out by a later query (KeyDiff). What was attended to lately is attended to again. And a token that the
 model could foretell adds nothing to what the memory holds, while a surprising one (a name, a number, a turn) is what it
 cannot restore: the loss is known anyway wherever a next token is predicted. The signs have no common unit, so each
-ranks the cells and the ranks are added, attention's twice. What stands out most would stay for ever, and after many
-thousand tokens the memory would be full of it, so a cell loses a rank with every four tokens. Every KV head keeps cells
-of its own between the sinks and a recent window of a quarter of the cells.
+ranks the cells and the ranks are added, attention's and surprise's twice. What stands out most would stay for ever, and
+after many thousand tokens the memory would be full of it, so a cell loses a rank with every four tokens. Every KV head
+keeps cells of its own between the sinks and a recent window of a quarter of the cells.
 Sources: KeyDiff, arXiv 2504.15364, section 3; averaged attention, Cascading KV cache, arXiv 2406.17808, section 3; the
 rest is measured in docs/quality-log.md.
 
@@ -45,7 +45,7 @@ class Salience(Scored):
     n_pos: int = 1024
     keydiff: float = 1.0
     attention: float = 2.0
-    surprise: float = 1.0
+    surprise: float = 2.0
     fade: float = 0.25
     n_query: int = 16
     decay: float = 0.997
