@@ -131,17 +131,20 @@ def policy_name(choice: Choice) -> str:
     return choice.policy.partition(":")[0]
 
 
-def settings_of(shape: ModelShape, choice: Choice) -> EngineSettings:
-    """Engine settings. Raises UsageError or PolicyError for what cannot work together."""
+def settings_of(shape: ModelShape, choice: Choice, present: EngineSettings | None = None) -> EngineSettings:
+    """Engine settings; what the page has no field for stays as in `present`. Raises UsageError or PolicyError for what
+    cannot work together."""
     n_cells = cells_of(shape, choice)
     policy = policy_of(shape, choice, n_cells)
     if choice.n_threads is not None and choice.n_threads < 1:
         raise UsageError(f"{choice.n_threads} threads cannot work; give 1 or more, or leave it empty")
     if choice.type_v not in ("f32", "f16", "bf16") and choice.flash_attn == "off":
         raise UsageError(f"V in {choice.type_v} needs flash attention; switch it on or store V in f16")
-    return EngineSettings(
+    return dataclasses.replace(
+        present or EngineSettings(),
         model=choice.model,
         n_ctx=n_cells,
+        kv_budget=None,
         policy=None if choice.policy == DEFAULT else policy,
         type_k=choice.type_k,
         type_v=choice.type_v,

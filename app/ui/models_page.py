@@ -223,7 +223,8 @@ class ModelsPage:
         try:
             if entry is None or entry.path is None:
                 raise UsageError("Choose a model first.")
-            settings = settings_of(_shape(entry), choice_from(model or "", budget_mib, advanced))
+            choice = choice_from(model or "", budget_mib, advanced)
+            settings = settings_of(_shape(entry), choice, self.host.settings)
         except LacacheError as error:
             yield {own.status: models_html.error(page_words(error))}
             return

@@ -65,6 +65,12 @@ def test_the_usual_choice():
     assert found.memory.text.endswith("10 GiB are free: fits.")
 
 
+def test_what_the_page_has_no_field_for_stays():
+    present = EngineSettings("another", kv_budget="90MiB", type_k="q8_0", n_ubatch=64, n_threads=2, n_threads_batch=4)
+    usual = settings_of(SMOL, DEFAULT)
+    assert settings_of(SMOL, DEFAULT, present) == dataclasses.replace(usual, n_ubatch=64, n_threads_batch=4)
+
+
 def test_what_is_sharp_and_faint_in_words():
     def line(policy):
         return explain(dataclasses.replace(DEFAULT, policy=policy), SMOL, FREE).lines[1]
