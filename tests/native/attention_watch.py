@@ -62,13 +62,15 @@ def spread_tokens(ubatches: list[int], n: int) -> list[int]:
         count = min(size, n)
         if count == n:
             kept, n_seen, stride = [], 0, 1
+        n_before = n_seen
         for token in list(range(end - 1, end - size - 1, -(size // count)))[:count][::-1]:
-            if len(kept) == n and kept[-1][0] % stride:
+            old = [one for one in kept if one[0] < n_before]  # no row is written twice by a ubatch
+            if len(kept) == n and kept[-1] in old and kept[-1][0] % stride:
                 kept.pop()
             elif len(kept) == n:
-                while all(number % stride == 0 for number, _ in kept):
+                while stride <= n_seen and all(number % stride == 0 for number, _ in old):
                     stride *= 2
-                kept.remove(next(one for one in kept if one[0] % stride))
+                kept.remove(next((one for one in old if one[0] % stride), old[0]))
             kept.append((n_seen, token))
             n_seen += 1
     return [token for _, token in kept]

@@ -75,6 +75,7 @@ def test_which_tokens_are_spread():
     assert spread_tokens([1] * 112 + [1] * 9, 8) == [0, 32, 48, 64, 80, 96, 112, 120]
     assert spread_tokens([1] * 5, 8) == [0, 1, 2, 3, 4]
     assert spread_tokens([1] * 50, 1) == [49]
+    assert spread_tokens([8, 7], 8)[1:] == list(range(8, 15)), "no row is written twice"
 
 
 @pytest.mark.parametrize("kind", KV_TYPES)
@@ -220,9 +221,9 @@ def test_bad_arguments(tiny, rng):
         scores = np.full(n + 64, 7, np.float32)
         assert score_raw(llm, "attention", 0, scores, n) == ERR_QUERY, "recording is off"
         for n_query in (-1, -(2**31), llm.n_ctx_seq + 1, 2**31 - 1):
-            assert call(llm.ctx, n_query) == ERR_QUERY
+            assert call(llm.ctx, n_query, False) == ERR_QUERY
         assert native.n_query(llm.ctx) == 0
-        assert call(llm.ctx, llm.n_ctx_seq) == OK
+        assert call(llm.ctx, llm.n_ctx_seq, False) == OK
         assert score_raw(llm, "attention", 0, scores, n) == ERR_QUERY, "nothing was recorded yet"
         grow(llm, rng, 1)
         n = 4 * 2 * 21
@@ -239,7 +240,7 @@ def test_bad_arguments(tiny, rng):
         lib.llama_set_causal_attn(llm.ctx, False)
         assert "causal" in native.query_reason(llm.ctx)
         assert score_raw(llm, "attention", 0, scores, n) == ERR_QUERY
-    assert call(None, 4) == -1
+    assert call(None, 4, False) == -1
     assert compaction().llama_memory_seq_score_attention(None, 0, None, 0) == -1
     assert native.n_query(None) == 0
     assert native.query_reason(None)
@@ -258,5 +259,5 @@ def test_refused_with_a_reason(name, n_seq, reason, tiny, rng):
 
 def test_a_model_without_attention(tiny):
     with Llm(tiny("mamba")) as llm:
-        assert compaction().llama_memory_set_n_query(llm.ctx, 4) == ERR_UNSUPPORTED
+        assert compaction().llama_memory_set_n_query(llm.ctx, 4, False) == ERR_UNSUPPORTED
         assert score_raw(llm, "attention", 0, None, 0) == ERR_UNSUPPORTED

@@ -15,6 +15,7 @@ void llama_kv_query::add(const llama_ubatch & ubatch, std::vector<int64_t> & slo
     if (n_rows == n_query) {
         forget(); // all slots are written
     }
+    n_before = n_seen;
 
     for (int64_t i = 0; i < n_rows; ++i) {
         last = next();
@@ -32,26 +33,30 @@ int32_t llama_kv_query::next() {
     if (!spread) {
         return (last + 1) % n_query;
     }
-    if (index[last] % stride != 0) {
+    if (index[last] < n_before && index[last] % stride != 0) {
         return last; // was there as the newest one only
     }
 
-    const auto oldest = [&]() {
-        int32_t res = -1;
+    // the oldest that is off the stride, else off a wider one; the oldest of all is on every stride
+    for (;; stride *= 2) {
+        int32_t oldest = -1;
+        int32_t res    = -1;
+
         for (int32_t i = 0; i < n_query; ++i) {
+            if (index[i] >= n_before) {
+                continue;
+            }
+            if (oldest < 0 || index[i] < index[oldest]) {
+                oldest = i;
+            }
             if (index[i] % stride != 0 && (res < 0 || index[i] < index[res])) {
                 res = i;
             }
         }
-        return res;
-    };
-
-    int32_t res = oldest();
-    while (res < 0) {
-        stride *= 2;
-        res = oldest();
+        if (res >= 0 || stride > n_seen) {
+            return res >= 0 ? res : oldest;
+        }
     }
-    return res;
 }
 
 llama_kv_query::layer * llama_kv_query::find(uint32_t il) {

@@ -45,15 +45,16 @@ struct llama_kv_query {
     int32_t last = 0;
 
     // spread over single tokens: every stride-th of the n_seen tokens is kept
-    int64_t n_seen = 0;
-    int64_t stride = 1;
+    int64_t n_seen   = 0;
+    int64_t n_before = 0; // of them before this ubatch, which writes no slot twice
+    int64_t stride   = 1;
 
     std::vector<llama_pos> pos;   // [n_query] position of the query in each slot
     std::vector<int64_t>   index; // [n_query] and the number of its token, counted since they were forgotten
 
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 
-    void forget() { n = last = 0; n_seen = 0; stride = 1; }
+    void forget() { n = last = 0; n_seen = n_before = 0; stride = 1; }
 
     // how far apart n_rows tokens of a ubatch are that are recorded
     int64_t step(int64_t n_tokens, int64_t n_rows) const { return spread ? n_tokens/n_rows : 1; }
