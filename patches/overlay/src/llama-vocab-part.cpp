@@ -57,14 +57,21 @@ ggml_tensor * llama_vocab_part_build(llama_vocab_part & part, llm_graph_result *
 void llama_vocab_part_finish(llama_vocab_part & part, llm_graph_result * res) {
     ggml_tensor * logits = res->t_logits;
 
-    if (!part.built || !logits) {
+    if (!part.built) {
         return;
     }
 
     auto * ctx = res->get_ctx();
 
     const int64_t n_before = part.n_before;
-    const int64_t n_vocab  = logits->ne[0] - n_before*(part.n_vocab + 1);
+    const int64_t n_vocab  = part.output->ne[1];
+
+    // a model that makes something else of its logits can have them only as ever
+    part.built = logits && ggml_nelements(logits) == logits->ne[0] && logits->ne[0] == n_vocab + n_before*(part.n_vocab + 1);
+
+    if (!part.built) {
+        return;
+    }
 
     size_t offset = 0;
 
