@@ -1,4 +1,4 @@
-"""Attention, averaged over time: the newest queries vote, older votes fade (`Need.decay`), and a plan moves what is
+"""Attention, averaged over time: the last queries vote, older votes fade (`Need.decay`), and a plan moves what is
 known along with the cells it keeps.
 
     votes = Votes(Need("attention", n_query=32, decay=0.999), n_layer=30, n_head_kv=3, n_ctx=1024, ask=context.score)
@@ -56,9 +56,9 @@ class Votes(Scores):
     def votes(self, n_cells: int) -> tuple[np.ndarray | None, int]:
         """(votes float32 [n_layer, n_head_kv, n_cells] since the last look, their number); None, 0 if there are none.
 
-        The newest `n_query` queries count. Those from before a checkpoint, or before cells were taken back, are known
-        only as their mean, in which all weigh the same, so this equals what an engine would say that was never saved,
-        unless some but not all of them were superseded.
+        `n_query` queries count. Those from before a checkpoint, or before cells were taken back, are known only as
+        their mean, in which all weigh the same, and newer ones come first; so this equals what an engine would say that
+        was never saved, unless some but not all of them were superseded or, spread, some would have stayed.
         """
         n_new = min(self._count(), self.need.n_query)
         votes = self._asked(n_cells) if n_new else None
