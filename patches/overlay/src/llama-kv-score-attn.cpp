@@ -33,8 +33,9 @@ bool llama_kv_cache::score_attention(llama_context * lctx, llama_seq_id seq_id, 
 
     const int64_t n_cells = cell.size();
 
-    // physical cells [0, n_kv) as they lie; those that are not the sequence's, or come later, are masked
-    const int64_t n_kv = *std::max_element(cell.begin(), cell.end()) + 1;
+    // physical cells [0, n_kv) as they lie; those that are not the sequence's, or come later, are masked. Matrix kernels
+    // want an even number: with one cell less than 1,024 the CPU's takes twice as long
+    const int64_t n_kv = std::min<int64_t>(get_size(), GGML_PAD(*std::max_element(cell.begin(), cell.end()) + 1, 32));
 
     const auto set_mask = [&](ggml_tensor * t, int64_t q0) {
         std::vector<float> data(ggml_nelements(t), -INFINITY);
@@ -74,8 +75,12 @@ bool llama_kv_cache::score_attention(llama_context * lctx, llama_seq_id seq_id, 
         k = ggml_view_3d(ctx, k, n_dim, n_head_kv, n_kv,    ggml_row_size(k->type, n_dim), k->nb[1], 0);
         q = ggml_view_3d(ctx, q, n_dim, n_head,    q1 - q0, ggml_row_size(q->type, n_dim), q->nb[1], q0*q->nb[1]);
 
-        ggml_tensor * kq = ggml_mul_mat(ctx, ggml_permute(ctx, k, 0, 2, 1, 3), ggml_permute(ctx, q, 0, 2, 1, 3));
+        // the query heads of one KV head are neighbours: one product for all of them, so keys are read once
+        q = ggml_cont_3d(ctx, ggml_permute(ctx, q, 0, 2, 1, 3), n_dim, (q1 - q0)*n_head/n_head_kv, n_head_kv);
+
+        ggml_tensor * kq = ggml_mul_mat(ctx, ggml_permute(ctx, k, 0, 2, 1, 3), q);
         ggml_prec_set_acc(kq, GGML_PREC_F32);
+        kq = ggml_reshape_3d(ctx, kq, n_kv, q1 - q0, n_head);
 
         if (hparams.attn_soft_cap) {
             kq = ggml_scale(ctx, kq, 1.0f/hparams.f_attn_logit_softcapping);
@@ -85,7 +90,6 @@ bool llama_kv_cache::score_attention(llama_context * lctx, llama_seq_id seq_id, 
         kq = ggml_soft_max_ext(ctx, kq, m, rec.scale, hparams.f_max_alibi_bias);
         ggml_soft_max_add_sinks(kq, rec.sinks);
 
-        // the query heads of one KV head are neighbours
         return llama_kv_side_sum(ctx, ggml_reshape_3d(ctx, kq, n_kv, (q1 - q0)*n_head/n_head_kv, n_head_kv));
     };
 
