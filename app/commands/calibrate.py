@@ -27,7 +27,8 @@ examples:
 
 Candidates read stretches of the text, the better half goes on; the last third of the text only checks the winner
 against the default. It is kept, and used by chat, summarize and app for this model and about this budget, if it is
-better beyond doubt (95 %). --dry-run keeps nothing; --forget drops what was kept for the model.
+better beyond doubt (95 %) and finds as many pass keys in texts twice its cells long. --dry-run keeps nothing; --forget
+drops what was kept for the model.
 """
 N_MINUTES = 15
 N_CELLS = "1024"
@@ -100,8 +101,14 @@ def _tell(args: argparse.Namespace, terminal: Terminal, bench: Bench, text: str,
         return 0
     checked = f"on {found.n_tokens_held_out:,} tokens that took no part in the search: {signed(found.held_out)}"
     terminal.write(f"\n{found.winner}, loss less the default's {checked}\n")
-    if not found.is_better:
+    if not found.reads_better:
         terminal.write("that is not better beyond doubt, so the default stays; more --minutes or text tell more\n")
+        return 0
+    if found.recalled:
+        n, n_default, n_prompts = found.recalled
+        terminal.write(f"it finds {n} of {n_prompts} pass keys in texts twice its size, the default {n_default}\n")
+    if not found.is_better:
+        terminal.write("it forgets more of what is said once, so the default stays; --policy takes it all the same\n")
         return 0
     if args.dry_run:
         return 0

@@ -1,7 +1,8 @@
 """Does a memory still know what stood in a text? Puzzles of a given length, read and answered through it.
 
-What it is: `cases`, an item for every (task, length, memory, size, depth), and the prompt that a puzzle becomes: the
-instruction, which is pinned, the text, the question, and the beginning of the answer, which the model goes on with.
+What it is: `cases`, an item for every (task, length, memory, size, depth); `n_found`, a few of them for one memory; and
+the prompt that a puzzle becomes: the instruction, which is pinned, the text, the question, and the beginning of the
+answer, which the model goes on with.
 The text is read as the program reads one, so the memory is thinned while it is read, before the question is known.
 What it does not know: tables, files.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _N_SPARE = 12  # tokens an answer may have beyond twice those of the right one
 _N_UNITS_MAX = 1 << 16
+_N_SHORTEST = 512  # tokens of a prompt that any tokenizer can put a puzzle into
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,17 @@ def _cases(
         item = Item(title, identity, length * plan.n_trials, measure)
         found.append(RecallCase(task.name, length, size, spec, depth, setup, item))
     return found
+
+
+def n_found(bench: Bench, spec: MemorySpec, size: Size, n_prompts: int, n_ubatch: int, tick: Tick) -> int:
+    """How many of `n_prompts` pass keys a memory finds, from the beginning to the end of texts twice its cells long.
+
+    Raises LacacheError if the memory cannot be, Stopped from `tick`.
+    """
+    n_cells = bench.setup(spec, size, 0, n_ubatch).n_ctx
+    plan = Plan(("passkey",), (max(2 * n_cells, _N_SHORTEST),), n_depths=n_prompts, n_trials=1)
+    found = cases(bench, plan, [size], [spec], n_ubatch)
+    return sum(round(sum(case.item.measure(tick)["scores"])) for case in found if case.item and case.item.measure)
 
 
 @dataclass(frozen=True)

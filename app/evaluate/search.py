@@ -2,7 +2,8 @@
 
 What it is: `CANDIDATES`, `search` (every candidate reads a stretch, the better half reads the next one, until one is
 left or the time is over) and `Finding`, what came out. The last third of the text takes no part in the search; the
-winner and the default are measured there, and only that tells whether it is better.
+winner and the default are measured there, and only that tells whether it is better. Losses hardly see what is said once
+and asked for later, so a winner must also find as many pass keys as the default.
 What it does not know: files, screens, where a finding is stored.
 """
 
@@ -11,10 +12,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from lacache_app.evaluate.bench import Bench, Setup
+from lacache_app.evaluate.recall import n_found
 from lacache_app.evaluate.runner import Tick
 from lacache_app.evaluate.stats import Blocks, Interval, difference
 from lacache_app.memory_spec import DEFAULT, MemorySpec, Size, parse_memory
@@ -52,6 +54,8 @@ _TIMES = (8, 6, 4, 3, 2)  # tokens of a stretch, in budgets; losses count once t
 _N_HELD_OUT = 32  # stretches at most; as many as there is time for when the search is done
 _N_CHECK = 6  # stretches of the check that time is planned for
 _SHARE_SEARCH = 0.75  # of the time
+_SHARE_RECALL = 0.1  # of the time, at most, to count how many pass keys of `_N_PROMPTS` a memory finds
+_N_PROMPTS = (4, 10)  # at least, whatever that takes, and at most
 
 
 @dataclass
@@ -65,7 +69,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a search found. `held_out` is the winner's loss less the default's on text that it did not see (nats)."""
+    """What a search found. `held_out` is the winner's loss less the default's on text that it did not see (nats);
+    `recalled` how many pass keys winner and default find, of how many, None if that was not needed to refuse it."""
 
     winner: str
     searched: Interval
@@ -73,11 +78,17 @@ class Finding:
     n_tokens_searched: int
     n_tokens_held_out: int
     table: tuple[tuple[str, int, Interval], ...]  # (memory, stretches read, loss less the default's), best first
+    recalled: tuple[int, int, int] | None = None
+
+    @property
+    def reads_better(self) -> bool:
+        """Whether the winner's loss is surely lower than the default's: the whole interval says so."""
+        return self.winner != DEFAULT and self.held_out.high < 0
 
     @property
     def is_better(self) -> bool:
-        """Whether the winner is surely better than the default: the whole interval says so."""
-        return self.winner != DEFAULT and self.held_out.high < 0
+        """Whether it reads better, and finds no fewer pass keys."""
+        return self.reads_better and self.recalled is not None and self.recalled[0] >= self.recalled[1]
 
 
 class Clock:
@@ -123,7 +134,9 @@ def search(
     default.losses.clear()
     seen, unseen = _stretches(tokens, n_cells, speed * (clock.seconds - clock.spent), len(trials))
     n = len(unseen[0])
-    reserve = 2 * n / speed  # seconds for the check at the end, on one stretch at least
+    n_prompts = round(_SHARE_RECALL * clock.seconds * speed / (2 * n_cells))
+    n_prompts = min(max(n_prompts, _N_PROMPTS[0]), _N_PROMPTS[1])
+    reserve = (2 * n + 4 * n_cells * n_prompts) / speed  # seconds to check one stretch and recall, for two memories
 
     def is_over() -> bool:
         """Whether there is no time for one more stretch and the check behind it."""
@@ -154,11 +167,11 @@ def search(
     winner, searched = tried[0], _against(tried[0], default)
     check = [Trial(trial.spec, trial.setup) for trial in (winner, default)]
     for part in unseen if searched.value < 0 else ():
-        if check[0].losses and clock.spent + 2 * n / speed > clock.seconds:
+        if check[0].losses and clock.spent + reserve > clock.seconds:
             break
         for trial in check:
             reader.read(trial, part)
-    return Finding(
+    finding = Finding(
         winner.spec.name if searched.value < 0 else DEFAULT,
         searched,
         _against(*check) if check[0].losses else Interval(math.nan, math.nan, math.nan),
@@ -166,6 +179,10 @@ def search(
         sum(blocks.n_tokens for blocks in check[0].losses),
         tuple((trial.spec.name, len(trial.losses), _against(trial, default)) for trial in tried),
     )
+    if not finding.reads_better:
+        return finding
+    found = [n_found(bench, trial.spec, size, n_prompts, n_ubatch, tick) for trial in check]
+    return replace(finding, recalled=(*found, n_prompts))
 
 
 def _trials(

@@ -53,6 +53,7 @@ def test_what_holds_more_is_found_and_checked_on_other_text(bench) -> None:
     )  # fmt: skip
     assert found.winner == "salience:recent=8"
     assert found.is_better
+    assert found.recalled == (0, 0, 10), "the stand-in finds nothing"
     assert found.held_out.value < 0
     assert found.table[0][0] == found.winner
     assert [n for _, n, _ in found.table] == sorted((n for _, n, _ in found.table), reverse=True)
@@ -70,7 +71,24 @@ def test_the_default_stays_if_nothing_is_better(bench) -> None:
 def test_no_luck_is_kept(bench) -> None:
     """Text on which what a memory holds does not matter: the winner of the search is not better on the rest."""
     found = search(bench, text(6000, "z"), parse_size("256"), Clock(600), silent, candidates=("sink_window", "tova"))
-    assert not found.is_better or found.held_out.high < 0
+    assert found.is_better == (found.held_out.high < 0)
+
+
+def test_what_reads_better_and_finds_less_is_not_kept(bench, fake_engine, monkeypatch) -> None:
+    def generate(self, tokens, *, max_tokens, **_settings):
+        """Knows the pass key if the policy is the default's: it stands in the text, whatever the memory holds."""
+        if self.policy.n_recent is None:
+            text = bytes(token for token in tokens if token < 256).decode()
+            self.reply = text[text.index("The pass key is ") :]
+        yield from self._write(max_tokens)
+
+    monkeypatch.setattr(fake_engine, "generate", generate)
+    found = search(bench, text(6000), parse_size("256"), Clock(600), silent, candidates=("salience:recent=8",))
+    assert found.reads_better
+    assert not found.is_better
+    n_winner, n_default, n_prompts = found.recalled
+    assert (n_winner, n_default) == (0, n_prompts)
+    assert n_prompts == 10
 
 
 def test_search_and_check_share_no_token() -> None:
@@ -174,6 +192,7 @@ def test_the_command_finds_keeps_and_forgets(fake_engine, model, lacache, tmp_pa
     assert find_calibration(data_dir(), fingerprint(model), 256) is None
     code, out, _ = lacache(*args, *memories)
     assert code == 0
+    assert "it finds 0 of 10 pass keys in texts twice its size, the default 0" in out
     assert "kept: used for fake with 128 to 512 cells" in out
     found = find_calibration(data_dir(), fingerprint(model), 256)
     assert (found.memory, found.n_ctx, found.text) == ("salience:recent=8", 256, "novel.txt")
