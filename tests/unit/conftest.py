@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from loopback_hub import gguf_bytes
+from unit.gate import WAIT_S, Gate
 
 from lacache_gguf import native
 from lacache_gguf.kv_budget import CELL_STEP
@@ -42,6 +43,34 @@ def page(tmp_path) -> str:
     path = tmp_path / "page.txt"
     path.write_text("A page of text. " * 100, encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture
+def store_path(tmp_path) -> Path:
+    """Where `store` keeps its conversations: in a folder that is not there yet."""
+    return tmp_path / "data" / "chats.sqlite3"
+
+
+@pytest.fixture
+def store(store_path):
+    """A store without conversations."""
+    from lacache_app.store import Store
+
+    store = Store(store_path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def host(fake_engine):
+    """A host of stand-in engines with 4096 cells that has loaded none yet."""
+    from lacache_app.host import EngineHost, EngineSettings
+
+    host = EngineHost(EngineSettings(n_ctx=4096, n_ubatch=64))
+    yield host
+    Gate.end_all()
+    assert host.shutdown(WAIT_S)
+    assert all(engine.is_closed for engine in fake_engine.opened)
 
 
 @pytest.fixture

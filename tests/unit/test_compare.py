@@ -1,15 +1,13 @@
-"""Comparing memories: equal bytes, one engine at a time, refusals in words, differences, the command, the page."""
+"""Comparing memories: equal bytes, one engine at a time, refusals in words, differences."""
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lacache_app import cli
 from lacache_app.calibrated import Calibration, save_calibration
 from lacache_app.compare import LINE_UP, Event, Outcome, Question, Started, cells, compare, word_diff
 from lacache_app.memory_spec import MemorySpec, parse_memory
@@ -34,6 +32,12 @@ def run(fake_engine: Any, contenders: list[MemorySpec], budget: int = 6 * MIB, *
 
 def outcomes(events: list[Event]) -> list[Outcome]:
     return [event.event for event in events if isinstance(event.event, Outcome)]
+
+
+def _metadata() -> Any:
+    from lacache_gguf.gguf_header import read_header
+
+    return read_header(resolve(DEFAULT_MODEL).path).metadata
 
 
 # ---- the memories ----------------------------------------------------------------------------------------------------
@@ -99,6 +103,15 @@ def test_all_are_asked_the_same_with_the_question_pinned(fake_engine: Any) -> No
     fake_engine.opened.clear()
     run(fake_engine, [parse_memory("ladder"), parse_memory("sink_window")], prompt="Who did it?", document=" ")
     assert fake_engine.opened[0].messages[0]["content"] == "Who did it?"
+
+
+def test_cells_are_known_before_anything_is_loaded() -> None:
+    path = resolve(DEFAULT_MODEL).path
+    for text, n_cells in (("ladder", 512), ("ladder:k=q8_0,v=q8_0", 1024)):
+        geometry, n_ctx = cells(path, parse_memory(text), 12 * MIB)
+        assert (len(geometry.layers_planned), n_ctx) == (30, n_cells)
+    with pytest.raises(UsageError, match="too small"):
+        cells(path, parse_memory("ladder"), MIB)
 
 
 # ---- what cannot be done ---------------------------------------------------------------------------------------------
@@ -224,155 +237,3 @@ def test_words_that_stay_are_found() -> None:
         ("same", "The "), ("del", "cat "), ("ins", "dog "), ("same", "sat down."),
     ]  # fmt: skip
     assert word_diff("a b", "a b") == [("same", "a b")]
-
-
-# ---- the command -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def document(tmp_path: Any) -> str:
-    path = tmp_path / "story.txt"
-    path.write_text("A long story. " * 200, encoding="utf-8")
-    return str(path)
-
-
-def test_the_command_prints_a_table_and_answers(fake_engine: Any, document: str, capsys: Any) -> None:
-    code = cli.main(["compare", "Who?", "-d", document, "--kv-budget", "6MiB"])
-    out, err = capsys.readouterr()
-    assert code == 0
-    assert out.count("Window") == 2  # the table and the heading of its answer
-    assert "Best choice (" in out
-    assert "256" in out
-    assert "refused: " in out
-    assert "3 of 4: Ladder, as published" in err
-    assert len(fake_engine.opened) == 4
-
-
-def test_the_command_as_json(fake_engine: Any, document: str, capsys: Any) -> None:
-    code = cli.main(["compare", "Who?", "-d", document, "--json", "-n", "5", "--memory", "ladder", "--memory", "full"])
-    result = json.loads(capsys.readouterr().out)
-    assert code == 0
-    assert result["kv_budget_bytes"] == 16 * MIB
-    ladder, full = result["memories"]
-    assert (ladder["memory"], ladder["finish_reason"], ladder["n_written"]) == ("Ladder", "length", 5)
-    assert full["refused"]
-    assert fake_engine.opened[0].sampling["repeat_penalty"] == 1.1
-
-
-def test_when_nobody_could_answer_the_exit_code_says_so(fake_engine: Any, document: str, capsys: Any) -> None:
-    del fake_engine
-    assert cli.main(["compare", "Who?", "-d", document, "--memory", "full", "--memory", "full"]) == 7
-    assert "refused" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--memory", "ladder"], "1 memories"),
-        (["--memory", "lader", "--memory", "full"], "'lader' is unknown"),
-        (["--span", "8"], "--memory ladder:span=8"),
-        (["--heads", "each"], "say it for one memory"),
-        (["--memory", "ladder:cells=512", "--memory", "full"], "all have the same size"),
-        (["-d", "missing.txt"], "missing.txt"),
-        (["--kv-budget", "lots"], "lots"),
-    ],
-)
-def test_wrong_flags_are_answered_in_words(fake_engine: Any, capsys: Any, flags: list[str], words: str) -> None:
-    assert cli.main(["compare", "Who?", *flags]) in (1, 2)
-    assert words in capsys.readouterr().err
-    assert fake_engine.opened == []
-
-
-def test_kv_types_hold_for_all_and_cells_are_a_budget_too(fake_engine: Any, capsys: Any) -> None:
-    memories = ["--memory", "ladder", "--memory", "ladder:k=q5_1"]
-    assert cli.main(["compare", "Who?", "-c", "512", "-ctk", "q8_0", *memories]) == 0
-    assert [(e.settings["n_ctx"], e.settings["type_k"]) for e in fake_engine.opened] == [(512, "q8_0"), (512, "q5_1")]
-    capsys.readouterr()
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------
-
-
-def finished(contender: MemorySpec, text: str) -> Event:
-    return Event(0, Outcome(contender, text=text, n_ctx=256, n_seen=10, n_written=2))
-
-
-def test_texts_are_shown_as_texts_never_as_html() -> None:
-    pytest.importorskip("gradio")
-    from lacache_app.ui.compare_html import Slot, cards, fold
-
-    bad = '<img src=x onerror="alert(1)"> & <script>'
-    slots = fold(
-        [Slot(parse_memory("ladder")), Slot(parse_memory("sink_window"))], [finished(parse_memory("ladder"), bad)]
-    )
-    slots = fold(
-        slots, [Event(1, Outcome(parse_memory("sink_window"), text="<b>other</b>")), Event(1, Step(0, ""))][:1]
-    )
-    page = cards(slots, note="<i>note</i>")
-    for tag in ("<img", "<script", "<b>", "<i>"):
-        assert tag not in page
-    assert "&lt;img" in page
-    assert "<del>" in page
-    assert "<ins>" in page
-    assert "[gone: " in page  # said, not only coloured
-
-
-def test_cards_say_how_far_each_is() -> None:
-    pytest.importorskip("gradio")
-    from lacache_app.ui.compare_html import Slot, cards, fold, stopped
-
-    slots = [Slot(parse_memory("ladder")), Slot(parse_memory("full")), Slot(parse_memory("sink_window"))]
-    slots = fold(slots, [Event(0, Started()), Event(0, Progress(128, 1000, 128, 256, 0, 0.5))])
-    assert "reading 128 of 1,000 tokens, 256/s" in cards(slots)
-    assert '<progress max="1000" value="128"' in cards(slots)
-    slots = fold(slots, [Event(0, Step(1, "Hel")), Event(0, Step(2, "lo"))])
-    assert ">Hello</div>" in cards(slots)
-    slots = fold(
-        slots, [finished(parse_memory("ladder"), "Hello"), Event(1, Outcome(parse_memory("full"), refused="too small"))]
-    )
-    assert "Too small." in cards(slots)
-    slots = fold(slots, [Event(2, Outcome(parse_memory("sink_window"), text="Hello"))])
-    assert "Word for word the answer of Ladder." in cards(slots)
-    assert [slot.state for slot in stopped([Slot(parse_memory("ladder")), *slots])] == [
-        "stopped",
-        "done",
-        "refused",
-        "done",
-    ]
-
-
-def test_what_was_filled_in_is_checked() -> None:
-    pytest.importorskip("gradio")
-    from lacache_app.ui import compare_choice
-
-    row = compare_choice.contender_of
-    assert row("ladder", "q8_0/q4_0", 8, None) == parse_memory("ladder:span=8", "q8_0", "q4_0")
-    assert row("ladder:recent=none", "f16/f16", 8, None) == parse_memory("ladder:recent=none,span=8")
-    assert row("full", "f16/f16", 8, 2) == parse_memory("full")  # the ladder's settings are the ladder's
-    values = ("default", "f16/f16", None, None, "", "f16/f16", None, None, "full", "f16/f16", None, None)
-    assert compare_choice.contenders_of(values) == [parse_memory("default"), parse_memory("full")]
-    kinds = [kind for _title, kind in compare_choice.kinds()]
-    assert set(kinds) == {"default", *POLICIES, *LINE_UP, ""}
-    assert len({title for title, _kind in compare_choice.kinds()}) == len(kinds)
-    for bad in (("x", "f16/f16", None, None), ("ladder", "f16", None, None), ("ladder", "f16/f16", 1.5, None),
-                ("ladder", "f16/f16", "8", None), (["ladder"], "f16/f16", None, None)):  # fmt: skip
-        with pytest.raises(UsageError):
-            row(*bad)
-    for value in (float("nan"), float("inf"), -1, 0, 4097, True, "8", None):
-        with pytest.raises(UsageError, match="give a whole number"):
-            compare_choice.whole(value, "the memory", 1, 4096)
-
-
-def test_cells_are_known_before_anything_is_loaded() -> None:
-    path = resolve(DEFAULT_MODEL).path
-    for text, n_cells in (("ladder", 512), ("ladder:k=q8_0,v=q8_0", 1024)):
-        geometry, n_ctx = cells(path, parse_memory(text), 12 * MIB)
-        assert (len(geometry.layers_planned), n_ctx) == (30, n_cells)
-    with pytest.raises(UsageError, match="too small"):
-        cells(path, parse_memory("ladder"), MIB)
-
-
-def _metadata() -> Any:
-    from lacache_gguf.gguf_header import read_header
-
-    return read_header(resolve(DEFAULT_MODEL).path).metadata

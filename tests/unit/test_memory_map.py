@@ -1,10 +1,7 @@
-"""The memory map against slow loops over the same cells, when it looks, and what it answers to whom."""
+"""The memory map against slow loops over the same cells, and when it looks."""
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +12,6 @@ from hypothesis import strategies as st
 from lacache_app import memory_map as module
 from lacache_app import memory_strips as strips
 from lacache_app.memory_map import MemoryMap
-from lacache_app.memory_strips import Strip
 
 from lacache_gguf.memory import Memory
 from lacache_gguf.policies import KeyDiff, Ladder, Policy, SinkWindow, default_ladder
@@ -128,6 +124,12 @@ def test_recent_bins_start_at_multiples_and_end_with_the_newest_token(n_seen: in
     assert strip.n_bins <= strips.N_BINS_RECENT
 
 
+def test_the_default_ladder_has_few_distinct_rows() -> None:
+    held = held_after(default_ladder(30, 256), 256, [32] * 200, n_layer=30)
+    rows, _ = strips.distinct_rows(held)
+    assert len(rows) == 2
+
+
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
@@ -238,191 +240,3 @@ def test_revisions_grow_also_over_restarts() -> None:
     first = MemoryMap()
     assert first._revision > 10**12  # milliseconds of the clock: a page left open cannot hold a larger one
     assert MemoryMap()._revision >= first._revision
-
-
-# ---- text ------------------------------------------------------------------------------------------------------------
-
-
-def looked_at(fake_engine: Any, text: str, policy: Policy | None = None) -> tuple[Any, MemoryMap]:
-    engine, memory_map = fake_engine(n_ctx=128, policy=policy), MemoryMap()
-    list(engine.read(engine.tokenize(text)))
-    memory_map.observe(engine)
-    return engine, memory_map
-
-
-def test_text_is_what_was_read_also_after_the_engine_was_closed(fake_engine: Any) -> None:
-    text = "Call me Ishmael. " * 40
-    engine, memory_map = looked_at(fake_engine, text)
-    engine.close()
-    engine.piece = None  # a call would fail
-    assert memory_map.text(17, 33) == text[17:33]
-    assert memory_map.text(0, 10**9) == text[: module.N_TEXT_TOKENS]
-    assert memory_map.text(-5, 4) == text[:4]
-    assert memory_map.text(len(text), len(text) + 5) == memory_map.text(7, 7) == memory_map.text(9, 3) == ""
-
-
-def test_characters_of_several_tokens_are_put_together(fake_engine: Any) -> None:
-    _, memory_map = looked_at(fake_engine, "Größe 漢字")
-    assert memory_map.text(0, 99) == "Größe 漢字"
-    pieces = memory_map.close_up(0, 99).pieces
-    assert pieces[2:4] == ("", "ö")
-    assert memory_map.text(3, 6) == "\N{REPLACEMENT CHARACTER}ß"  # begins inside a character
-
-
-def test_a_close_up_shows_which_layers_hold_each_token(fake_engine: Any) -> None:
-    engine, memory_map = looked_at(fake_engine, "0123456789" * 100, policy=Ladder(span=15))
-    close_up = memory_map.close_up(800, 1000)
-    expected = [[int(token in row) for token in range(800, 1000)] for row in np.array(engine.held).tolist()]
-    assert close_up.n_kept.tolist() == expected
-    n_layers = close_up.n_kept.sum(axis=0)
-    assert n_layers[-1] == 30
-    assert ((n_layers > 0) & (n_layers < 30)).any()
-
-
-def test_only_new_tokens_cost_a_call(fake_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, memory_map = fake_engine(n_ctx=128), MemoryMap()
-    asked: list[int] = []
-    piece = engine.piece
-    monkeypatch.setattr(engine, "piece", lambda token: asked.append(token) or piece(token))
-    for _ in engine.read(engine.tokenize("abcabcabd" * 100)):
-        memory_map.observe(engine, force=True)
-    engine.reset()
-    list(engine.read(engine.tokenize("dcbae")))
-    memory_map.observe(engine, force=True)
-    assert sorted(asked) == sorted(b"abcde")
-    assert memory_map.text(0, 9) == "dcbae"
-
-
-def test_other_threads_see_whole_snapshots_while_the_engine_works(fake_engine: Any) -> None:
-    engine, memory_map = fake_engine(n_ctx=128), MemoryMap()
-    is_done, wrong = threading.Event(), []
-
-    def look() -> None:
-        newest = 0
-        while not is_done.is_set():
-            snapshot = memory_map.snapshot()
-            if snapshot is None:
-                continue
-            if snapshot.revision < newest or len(snapshot.seen) != snapshot.n_seen:
-                wrong.append(snapshot)
-            newest = snapshot.revision
-            if not set(memory_map.text(snapshot.n_seen - 3, snapshot.n_seen)) <= set("xyz"):
-                wrong.append(snapshot)
-            close_up = memory_map.close_up(0, 4)  # pinned
-            if not (close_up.n_kept == snapshot.n_head).all():
-                wrong.append(close_up)
-
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for _ in engine.read(engine.tokenize("xyz" * 1000), n_pinned=4):
-        memory_map.observe(engine, force=True)
-    is_done.set()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
-# ---- routes ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def client(fake_engine: Any) -> Any:
-    """A client of the panel's routes, whose `.memory_map` is the map behind them."""
-    pytest.importorskip("gradio")
-    from lacache_app.ui import memory_panel
-    from starlette.applications import Starlette
-    from starlette.testclient import TestClient
-
-    ctx = SimpleNamespace(memory_map=MemoryMap(), host=SimpleNamespace(status=lambda: SimpleNamespace(state="busy")))
-    client = TestClient(Starlette(routes=memory_panel.routes(ctx)))
-    client.memory_map = ctx.memory_map
-    return client
-
-
-def test_news_only_when_there_are_some(client: Any, fake_engine: Any) -> None:
-    assert client.get("/lacache/memory").status_code == 204
-    engine = fake_engine(n_ctx=128)
-    list(engine.read([65] * 300))
-    client.memory_map.observe(engine)
-    answer = client.get("/lacache/memory?since=0")
-    assert (answer.status_code, answer.headers["x-lacache-state"], answer.headers["cache-control"]) == (
-        200,
-        "busy",
-        "no-store",
-    )
-    news = answer.json()
-    assert (news["n_seen"], news["n_cells"], news["n_ctx"]) == (300, engine.stats.n_cells, 128)
-    again = client.get(f"/lacache/memory?since={news['revision']}")
-    assert (again.status_code, again.content, again.headers["x-lacache-state"]) == (204, b"", "busy")
-
-
-def test_rows_arrive_as_they_are(client: Any, fake_engine: Any) -> None:
-    engine = fake_engine(n_ctx=128)
-    list(engine.read([65] * 3000))
-    client.memory_map.observe(engine)
-    news = client.get("/lacache/memory").json()
-    for name in ("overview", "recent"):
-        strip: Strip = getattr(client.memory_map.snapshot(), name)
-        rows = np.frombuffer(base64.b64decode(news[name]["rows"]), dtype=np.uint8).reshape(-1, news[name]["n_bins"])
-        assert np.array_equal(rows[news["row_of"]], strip.share)
-
-
-def test_the_answer_does_not_grow_with_what_was_seen(client: Any, fake_engine: Any) -> None:
-    sizes = []
-    for n_seen in (20_000, 100_000):
-        engine = fake_engine(n_ctx=1024)
-        list(engine.read([65] * n_seen))
-        client.memory_map.observe(engine, force=True)
-        sizes.append(len(client.get("/lacache/memory").content))
-    assert max(sizes) < 16_000
-    assert len(json.dumps(client.get("/lacache/memory").json())) > 1_000  # it is not empty either
-
-
-def test_text_under_the_cursor(client: Any, fake_engine: Any) -> None:
-    engine = fake_engine(n_ctx=128)
-    list(engine.read(engine.tokenize("<script>" * 100)))
-    client.memory_map.observe(engine)
-    answer = client.get("/lacache/memory/text?first=8&last=24").json()
-    assert "".join(answer["pieces"]) == "<script><script>"
-    assert len(base64.b64decode(answer["kept"])) == 30 * 16
-    assert client.get("/lacache/memory/text?first=100000&last=100001").json()["pieces"] == []
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/lacache/memory?since=-1",
-        "/lacache/memory?since=x",
-        "/lacache/memory?since=",
-        "/lacache/memory?since=99999999999999999999",
-        "/lacache/memory?since=1e3",
-        "/lacache/memory?since=%C2%B2",
-        "/lacache/memory/text",
-        "/lacache/memory/text?first=1",
-        "/lacache/memory/text?first=1&last=1",
-        "/lacache/memory/text?first=9&last=1",
-        "/lacache/memory/text?first=0&last=100000",
-        "/lacache/memory/text?first=-4&last=4",
-        "/lacache/memory/text?first=1.5&last=4",
-    ],
-)
-def test_parameters_out_of_range_are_refused_in_words(client: Any, path: str) -> None:
-    answer = client.get(path)
-    assert answer.status_code == 400
-    assert "give a whole number" in answer.json()["error"] or "ask for" in answer.json()["error"]
-
-
-def test_nothing_was_loaded_yet() -> None:
-    pytest.importorskip("gradio")
-    from lacache_app.ui.memory_panel import summary
-
-    assert MemoryMap().snapshot() is None
-    assert MemoryMap().text(0, 5) == ""
-    assert summary(None)["n_seen"] == 0
-
-
-def test_the_default_ladder_has_few_distinct_rows() -> None:
-    held = held_after(default_ladder(30, 256), 256, [32] * 200, n_layer=30)
-    rows, _ = strips.distinct_rows(held)
-    assert len(rows) == 2
