@@ -31,6 +31,7 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
         ("ggml_new_tensor", ptr, ptr, i32, i32, ctypes.POINTER(i64)),
         ("ggml_mul_mat", ptr, ptr, ptr, ptr),
         ("ggml_mul_mat_set_hint", None, ptr, i32),
+        ("ggml_soft_max", ptr, ptr, ptr),
         ("ggml_flash_attn_ext", ptr, ptr, ptr, ptr, ptr, ptr, f32, f32, f32),
         ("ggml_rope_ext", ptr, ptr, ptr, ptr, ptr, i32, i32, i32, *[f32] * 6),
         ("ggml_rope_multi", ptr, ptr, ptr, ptr, ptr, i32, i32 * 4, i32, i32, *[f32] * 6),
