@@ -108,7 +108,7 @@ def _tell(args: argparse.Namespace, terminal: Terminal, bench: Bench, text: str,
         n, n_default, n_prompts = found.recalled
         terminal.write(f"it finds {n} of {n_prompts} pass keys in texts twice its size, the default {n_default}\n")
     if not found.is_better:
-        terminal.write("it forgets more of what is said once, so the default stays; --policy takes it all the same\n")
+        terminal.write("it forgets more of what is said once, so the default stays\n")
         return 0
     if args.dry_run:
         return 0

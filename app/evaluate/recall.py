@@ -122,13 +122,12 @@ def _cases(
     return found
 
 
-def n_found(bench: Bench, spec: MemorySpec, size: Size, n_prompts: int, n_ubatch: int, tick: Tick) -> int:
-    """How many of `n_prompts` pass keys a memory finds, from the beginning to the end of texts twice its cells long.
+def n_found(bench: Bench, spec: MemorySpec, size: Size, length: int, n_prompts: int, n_ubatch: int, tick: Tick) -> int:
+    """How many of `n_prompts` pass keys a memory finds, from the beginning to the end of prompts of `length` tokens.
 
     Raises LacacheError if the memory cannot be, Stopped from `tick`.
     """
-    n_cells = bench.setup(spec, size, 0, n_ubatch).n_ctx
-    plan = Plan(("passkey",), (max(2 * n_cells, _N_SHORTEST),), n_depths=n_prompts, n_trials=1)
+    plan = Plan(("passkey",), (max(length, _N_SHORTEST),), n_depths=n_prompts, n_trials=1)
     found = cases(bench, plan, [size], [spec], n_ubatch)
     return sum(round(sum(case.item.measure(tick)["scores"])) for case in found if case.item and case.item.measure)
 

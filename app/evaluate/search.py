@@ -181,7 +181,7 @@ def search(
     )
     if not finding.reads_better:
         return finding
-    found = [n_found(bench, trial.spec, size, n_prompts, n_ubatch, tick) for trial in check]
+    found = [n_found(bench, trial.spec, size, 2 * n_cells, n_prompts, n_ubatch, tick) for trial in check]
     return replace(finding, recalled=(*found, n_prompts))
 
 

@@ -7,6 +7,7 @@
 
 #include "llama-context.h"
 #include "llama-kv-cache.h"
+#include "llama-lacache.h"
 #include "llama-model.h"
 
 #include <algorithm>
@@ -33,9 +34,9 @@ bool llama_kv_cache::score_attention(llama_context * lctx, llama_seq_id seq_id, 
 
     const int64_t n_cells = cell.size();
 
-    // physical cells [0, n_kv) as they lie; those that are not the sequence's, or come later, are masked. Matrix kernels
-    // want an even number: with one cell less than 1,024 the CPU's takes twice as long
-    const int64_t n_kv = std::min<int64_t>(get_size(), GGML_PAD(*std::max_element(cell.begin(), cell.end()) + 1, 32));
+    // physical cells [0, n_kv) as they lie, in the step of their allocation; those that are not the sequence's, or come
+    // later, are masked. With an odd number, 1,023 of 1,024, the CPU's matrix kernel takes twice as long
+    const int64_t n_kv = std::min<int64_t>(get_size(), GGML_PAD(*std::max_element(cell.begin(), cell.end()) + 1, llama_lacache_cell_step()));
 
     const auto set_mask = [&](ggml_tensor * t, int64_t q0) {
         std::vector<float> data(ggml_nelements(t), -INFINITY);

@@ -1,7 +1,7 @@
 // The largest of a row of numbers, in lanes
 //
-// One after the other, every comparison waits for the one before it: four cycles a number, most of a softmax and a tenth
-// of flash attention in tiles. A row without NaN has one largest number, however it is looked for.
+// One after the other, every comparison waits for the one before it: four cycles a number, most of a
+// softmax. A row without NaN has one largest number, however it is looked for.
 
 #pragma once
 
