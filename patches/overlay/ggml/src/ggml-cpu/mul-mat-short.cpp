@@ -1,0 +1,151 @@
+// See mul-mat-short.h for what this promises.
+
+#include "mul-mat-short.h"
+
+#include <algorithm>
+#include <cstring>
+
+#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__) && !defined(__AVX512FP16__)
+
+#include <immintrin.h>
+
+namespace {
+
+#if defined(__AVX512F__)
+using vec = __m512;
+inline vec  load (const float * x)        { return _mm512_load_ps(x); }
+inline void store(float * x, vec y)       { _mm512_storeu_ps(x, y); }
+inline vec  all  (float x)                { return _mm512_set1_ps(x); }
+inline vec  add  (vec x, vec y)           { return _mm512_add_ps(x, y); }
+inline vec  madd (vec x, vec y, vec z)    { return _mm512_fmadd_ps(x, y, z); }
+#else
+using vec = __m256;
+inline vec  load (const float * x)        { return _mm256_load_ps(x); }
+inline void store(float * x, vec y)       { _mm256_storeu_ps(x, y); }
+inline vec  all  (float x)                { return _mm256_set1_ps(x); }
+inline vec  add  (vec x, vec y)           { return _mm256_add_ps(x, y); }
+inline vec  madd (vec x, vec y, vec z)    { return _mm256_fmadd_ps(x, y, z); }
+#endif
+
+constexpr int N_ROWS  = sizeof(vec)/sizeof(float); // rows of a tile, and numbers that tinyBLAS has in a vector
+constexpr int N_COLS  = 6;   // columns at a time: with what lane_sums() keeps of each, 32 registers are full
+constexpr int N_DIM   = 256; // of a row, at most
+constexpr int N_BLOCK = 66;  // columns that go through a tile: 64 in whole groups
+constexpr int N_FEW   = 8;   // fewer columns are not worth turning a tile
+
+static_assert(N_BLOCK % N_COLS == 0, "a block is whole groups");
+
+// rounded to 16 bits, as upstream packs them
+void round_columns(float * y, const char * x, size_t nb, int n, int n_cols) {
+    for (int c = 0; c < n_cols; ++c) {
+        const float * col = (const float *) (x + c*nb);
+        for (int d = 0; d < n; d += 8) {
+            _mm256_store_ps(y + c*n + d, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(col + d), 0)));
+        }
+    }
+}
+
+// y[d][row] = x[row][d]
+void turn_tile(float * y, const char * x, size_t nb, int n) {
+    for (int r = 0; r < N_ROWS; r += 4) {
+        for (int d = 0; d < n; d += 4) {
+            __m128 row[4];
+            for (int j = 0; j < 4; ++j) {
+                row[j] = _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *) (x + (r + j)*nb + d*sizeof(ggml_fp16_t))));
+            }
+            _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
+            for (int j = 0; j < 4; ++j) {
+                _mm_store_ps(y + (d + j)*N_ROWS + r, row[j]);
+            }
+        }
+    }
+}
+
+// What tinyBLAS has in the lanes LANE, LANE + STEP, LANE + 2*STEP, ... of a column's sum, added up as it does: each lane to
+// the one half a vector further, the sums to those a quarter further, ... STEP = 1: all of it.
+template <int LANE, int STEP>
+inline void lane_sums(vec (&sum)[N_COLS], const float * tile, const float * cols, int n) {
+    if constexpr (STEP == N_ROWS) {
+        for (int c = 0; c < N_COLS; ++c) {
+            sum[c] = all(0.0f);
+        }
+        for (int d = LANE; d < n; d += N_ROWS) {
+            const vec x = load(tile + d*N_ROWS);
+            for (int c = 0; c < N_COLS; ++c) {
+                sum[c] = madd(x, all(cols[c*n + d]), sum[c]);
+            }
+        }
+    } else {
+        vec half[N_COLS];
+        lane_sums<LANE,        2*STEP>(sum,  tile, cols, n);
+        lane_sums<LANE + STEP, 2*STEP>(half, tile, cols, n);
+        for (int c = 0; c < N_COLS; ++c) {
+            sum[c] = add(sum[c], half[c]);
+        }
+    }
+}
+
+} // namespace
+
+bool ggml_mul_mat_short(const ggml_compute_params * params, ggml_tensor * dst) {
+    const ggml_tensor * x = dst->src[0];
+    const ggml_tensor * y = dst->src[1];
+
+    const int     n      = (int) std::min<int64_t>(x->ne[0], N_DIM + 1);
+    const int64_t n_cols = y->ne[1];
+
+    if (params->use_ref || x->type != GGML_TYPE_F16 || y->type != GGML_TYPE_F32 || n > N_DIM || n % N_ROWS != 0 ||
+            x->ne[1] % N_ROWS != 0 || n_cols < N_FEW || y->nb[0] != sizeof(float)) {
+        return false;
+    }
+
+    const int64_t n_tiles = x->ne[1]/N_ROWS;            // of a matrix
+    const int64_t n_all   = n_tiles*y->ne[2]*y->ne[3];
+    const int64_t end     = n_all*(params->ith + 1)/params->nth;
+
+    alignas(64) float tile[N_DIM*N_ROWS];
+    alignas(64) float cols[N_DIM*N_BLOCK];
+
+    for (int64_t first = n_all*params->ith/params->nth; first < end;) {
+        const int64_t i2   = first/n_tiles % y->ne[2];
+        const int64_t i3   = first/n_tiles / y->ne[2];
+        const int64_t last = std::min(end, first - first % n_tiles + n_tiles); // of this matrix
+
+        const char * xm = (const char *) x->data + i2/(y->ne[2]/x->ne[2])*x->nb[2] + i3/(y->ne[3]/x->ne[3])*x->nb[3];
+        const char * ym = (const char *) y->data + i2*y->nb[2] + i3*y->nb[3];
+        char       * zm = (char *) dst->data + i2*dst->nb[2] + i3*dst->nb[3];
+
+        for (int64_t c0 = 0; c0 < n_cols; c0 += N_BLOCK) {
+            const int n_block = (int) std::min<int64_t>(N_BLOCK, n_cols - c0);
+            const int n_more  = (N_COLS - n_block % N_COLS) % N_COLS; // only fill the last group up
+
+            round_columns(cols, ym + c0*y->nb[1], y->nb[1], n, n_block);
+            memset(cols + n_block*n, 0, n_more*n*sizeof(float));
+
+            for (int64_t i = first; i < last; ++i) {
+                const int64_t row = i % n_tiles*N_ROWS;
+
+                turn_tile(tile, xm + row*x->nb[1], x->nb[1], n);
+
+                for (int c = 0; c < n_block; c += N_COLS) {
+                    vec sum[N_COLS];
+                    lane_sums<0, 1>(sum, tile, cols + c*n, n);
+                    for (int j = 0; j < N_COLS && c + j < n_block; ++j) {
+                        store((float *) (zm + (c0 + c + j)*dst->nb[1]) + row, sum[j]);
+                    }
+                }
+            }
+        }
+        first = last;
+    }
+    return true;
+}
+
+#else
+
+bool ggml_mul_mat_short(const ggml_compute_params * params, ggml_tensor * dst) {
+    GGML_UNUSED(params); GGML_UNUSED(dst);
+    return false;
+}
+
+#endif
