@@ -47,15 +47,25 @@ void round_columns(float * y, const char * x, size_t nb, int n, int n_cols) {
 
 // y[d][row] = x[row][d]
 void turn_tile(float * y, const char * x, size_t nb, int n) {
-    for (int r = 0; r < N_ROWS; r += 4) {
-        for (int d = 0; d < n; d += 4) {
-            __m128 row[4];
-            for (int j = 0; j < 4; ++j) {
-                row[j] = _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *) (x + (r + j)*nb + d*sizeof(ggml_fp16_t))));
+    for (int r = 0; r < N_ROWS; r += 8) {
+        for (int d = 0; d < n; d += 8) {
+            __m128i cur[8];
+            for (int j = 0; j < 8; ++j) {
+                cur[j] = _mm_loadu_si128((const __m128i *) (x + (r + j)*nb + d*sizeof(ggml_fp16_t)));
             }
-            _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
-            for (int j = 0; j < 4; ++j) {
-                _mm_store_ps(y + (d + j)*N_ROWS + r, row[j]);
+            // 64 numbers, dealt like cards three times: each moves one bit from the number of a row to that of a column
+            for (int pass = 0; pass < 3; ++pass) {
+                __m128i next[8];
+                for (int j = 0; j < 4; ++j) {
+                    next[2*j]     = _mm_unpacklo_epi16(cur[j], cur[j + 4]);
+                    next[2*j + 1] = _mm_unpackhi_epi16(cur[j], cur[j + 4]);
+                }
+                for (int j = 0; j < 8; ++j) {
+                    cur[j] = next[j];
+                }
+            }
+            for (int j = 0; j < 8; ++j) {
+                _mm256_store_ps(y + (d + j)*N_ROWS + r, _mm256_cvtph_ps(cur[j]));
             }
         }
     }
