@@ -5,8 +5,6 @@ A new format: its samples in tests/golden/documents/make_samples.py and a row he
 
 from __future__ import annotations
 
-import itertools
-import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from golden.documents.make_samples import samples
 from golden.documents.writers import Picture, archive, docx, epub, paragraph, pdf
 from lacache_app.documents import DocumentError, Limits, loaders, read_document
+from unit.document_files import assert_parts_cover
 
 SAMPLES = Path(__file__).parents[1] / "golden" / "documents"
 
@@ -114,12 +113,6 @@ TITLES = {
 @pytest.fixture(autouse=True)
 def _in_the_samples_folder(monkeypatch):
     monkeypatch.chdir(SAMPLES)
-
-
-def assert_parts_cover(document):
-    assert document.parts[0].start == 0
-    assert document.parts[-1].end == len(document.text)
-    assert all(before.end == after.start for before, after in itertools.pairwise(document.parts))
 
 
 @pytest.mark.parametrize(("file", "kind", "included", "excluded"), ROWS, ids=[row[0] for row in ROWS])
@@ -302,63 +295,3 @@ def test_what_is_no_html(text):
 def test_a_page_without_text():
     with pytest.raises(DocumentError, match="shows no text: it may need scripts"):
         read(b"<html><body><div id=app></div><script>render()</script></body></html>")
-
-
-# ---- books of 300 pages ----------------------------------------------------------------------------------------------
-
-WORDS = re.findall(
-    r"\w+", "the keeper of light climbed down slowly while rain fell over seven grey stones and nobody spoke again"
-)
-
-
-def lines_of(chapter: int, n_lines: int) -> list[str]:
-    return [
-        " ".join(WORDS[(chapter * 7 + line * 3 + at * (line + 1)) % len(WORDS)] for at in range(14)).capitalize()
-        for line in range(n_lines)
-    ]
-
-
-CHAPTERS = {number: lines_of(number, 400) for number in range(1, 31)}  # 12,000 lines: 300 pages of 40
-
-
-def big_pdf() -> bytes:
-    lines = [line for chapter in CHAPTERS.values() for line in chapter]
-    pages = [["A Long Book", *lines[at : at + 40], str(at // 40 + 1)] for at in range(0, len(lines), 40)]
-    return pdf(pages, outline=[(f"Chapter {number}", 10 * (number - 1) + 1) for number in CHAPTERS])
-
-
-def big_epub() -> bytes:
-    files = [
-        (f"c{number}.xhtml", f"<h2>Chapter {number}</h2>" + "".join(f"<p>{line}.</p>" for line in lines))
-        for number, lines in CHAPTERS.items()
-    ]
-    contents = [(f"Chapter {number}", f"c{number}.xhtml") for number in CHAPTERS]
-    return epub(files, contents, is_packed=True)
-
-
-def big_docx() -> bytes:
-    body = "".join(
-        paragraph(f"Chapter {number}", "heading1") + "".join(map(paragraph, lines))
-        for number, lines in CHAPTERS.items()
-    )
-    return docx(body, is_packed=True)
-
-
-def big_html() -> bytes:
-    body = "".join(f"<h2>Chapter {number}</h2><p>" + "<p>".join(lines) for number, lines in CHAPTERS.items())
-    return f"<!doctype html><title>x</title><body>{body}".encode()
-
-
-@pytest.mark.parametrize(("make", "n_parts"), [(big_pdf, 300), (big_epub, 30), (big_docx, 30), (big_html, 30)])
-def test_books_of_300_pages(tmp_path, make, n_parts):
-    (tmp_path / "book").write_bytes(make())
-    document = read_document(tmp_path / "book")
-    assert len(document.parts) == n_parts
-    assert_parts_cover(document)
-    assert [part.title for part in document.parts if part.title] == [f"Chapter {number}" for number in CHAPTERS]
-    read_words = re.findall(r"\w+", document.text.lower())
-    written = [word for lines in CHAPTERS.values() for line in lines for word in line.lower().split()]
-    assert len(written) == 12_000 * 14 <= len(read_words) <= len(written) + 100, "nothing lost, nothing twice"
-    first = CHAPTERS[17][0]
-    label = document.label_at(document.text.index(first))
-    assert label == ("p. 161" if make is big_pdf else "ch. 17")
