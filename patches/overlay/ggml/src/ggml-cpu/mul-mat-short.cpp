@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__) && !defined(__AVX512FP16__)
+#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 
 #include <immintrin.h>
 
