@@ -95,21 +95,24 @@ inline void lane_sums(vec (&sum)[N_COLS], const float * tile, const float * cols
     }
 }
 
+bool supported(const ggml_compute_params * params, const ggml_tensor * x, const ggml_tensor * y) {
+    return !params->use_ref && x->type == GGML_TYPE_F16 && y->type == GGML_TYPE_F32 && y->nb[0] == sizeof(float) &&
+        x->ne[0] <= N_DIM && x->ne[0] % N_ROWS == 0 && x->ne[1] % N_ROWS == 0 && y->ne[1] >= N_FEW;
+}
+
 } // namespace
 
 bool ggml_mul_mat_short(const ggml_compute_params * params, ggml_tensor * dst) {
     const ggml_tensor * x = dst->src[0];
     const ggml_tensor * y = dst->src[1];
 
-    const int     n      = (int) std::min<int64_t>(x->ne[0], N_DIM + 1);
-    const int64_t n_cols = y->ne[1];
-
-    if (params->use_ref || x->type != GGML_TYPE_F16 || y->type != GGML_TYPE_F32 || n > N_DIM || n % N_ROWS != 0 ||
-            x->ne[1] % N_ROWS != 0 || n_cols < N_FEW || y->nb[0] != sizeof(float)) {
+    if (!supported(params, x, y)) {
         return false;
     }
 
-    const int64_t n_tiles = x->ne[1]/N_ROWS;            // of a matrix
+    const int     n       = (int) x->ne[0];
+    const int64_t n_cols  = y->ne[1];
+    const int64_t n_tiles = x->ne[1]/N_ROWS; // of a matrix
     const int64_t n_all   = n_tiles*y->ne[2]*y->ne[3];
     const int64_t end     = n_all*(params->ith + 1)/params->nth;
 
