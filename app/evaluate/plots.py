@@ -41,7 +41,7 @@ def check_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise UsageError("--plots needs matplotlib: pip install 'lacache-gguf[plots]' (or uv sync --extra plots)")
+        raise UsageError("pictures need matplotlib: pip install 'lacache-gguf[plots]' (or uv sync --extra plots)")
 
 
 def perplexity_plots(cases: Sequence[Case], run: Run, folder: Path) -> list[Path]:

@@ -76,15 +76,22 @@ class ResultLog:
                     file.truncate(len(whole))
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                row = json.loads(line)
-                self.rows[row["id"]] = row
-                is_ours = row["format"] == FORMAT
-            except (ValueError, KeyError, TypeError):
-                is_ours = False
-            if not is_ours:
-                raise UsageError(f"{path}, line {number}, is no result of this version; give another file")
+        self.rows = rows_of(whole, str(path))
+
+
+def rows_of(data: bytes, name: str) -> dict[str, dict[str, Any]]:
+    """The rows of a results file by their ids. Raises UsageError, which calls the file `name`, if a line is none."""
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows[row["id"]] = row
+            is_ours = row["format"] == FORMAT
+        except (ValueError, KeyError, TypeError):
+            is_ours = False
+        if not is_ours:
+            raise UsageError(f"{name}, line {number}, is no result of this version; give another file")
+    return rows
 
 
 def item_id(identity: dict[str, Any]) -> str:

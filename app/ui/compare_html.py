@@ -1,14 +1,16 @@
 """What the comparison shows: one card per memory, its costs, its answer, and how that differs from the first one's.
 
-What it is: `Slot` (how far a contender is), `fold` (events -> slots) and `cards` (slots -> HTML). Every text of models,
-files and errors is escaped; differences are <ins> and <del>, with words for those who cannot see them.
+What it is: `Slot` (how far a contender is), `fold` (events -> slots), `cards` (slots -> HTML), and `pictures` of what
+was measured. Every text of models, files and errors is escaped; differences are <ins> and <del>, with words for those
+who cannot see them.
 What it does not know: gradio, engines.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lacache_app.compare import Event, Outcome, Started, word_diff
@@ -70,6 +72,15 @@ def empty() -> str:
         "above and press Compare: they answer one after the other, each from an empty memory, and their answers, times "
         "and differences appear here. Your chat stays as it is.</p></div>"
     )
+
+
+def pictures(images: Mapping[str, bytes]) -> str:
+    """PNG images by name, one below the other; they are in the page itself, so no file is left behind."""
+    figures = (
+        f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{b64encode(data).decode()}"></figure>'
+        for name, data in images.items()
+    )
+    return f'<div class="cmp-pictures">{"".join(figures)}</div>'
 
 
 def _card(number: int, slot: Slot, first: Slot | None) -> str:

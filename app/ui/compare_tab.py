@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -76,6 +77,8 @@ class CompareTab:
     start: gr.Button
     stop: gr.Button
     result: gr.HTML
+    results: gr.File
+    pictures: gr.HTML
 
     def inputs(self) -> list[gr.components.Component]:
         """Everything `run` is called with."""
@@ -117,7 +120,15 @@ def build(ctx: Context) -> CompareTab:
         compare_html.empty(), elem_id="compare-result", container=False, padding=False,
         head='<link rel="stylesheet" href="/lacache/assets/compare.css">',
     )  # fmt: skip
-    return CompareTab(prompt, document, file, mib, n_tokens, tuple(rows), bought, start, stop, result)
+    with gr.Accordion("What was measured (lacache eval)", open=False, elem_id="compare-measured"):
+        results = gr.File(
+            label="What `lacache eval ... --json-out results.jsonl` wrote", file_types=[".jsonl"], height=140,
+            elem_id="compare-results",
+        )  # fmt: skip
+        pictures = gr.HTML("", elem_id="compare-pictures", container=False, padding=False)
+    return CompareTab(
+        prompt, document, file, mib, n_tokens, tuple(rows), bought, start, stop, result, results, pictures
+    )
 
 
 def _build_row(number: int, kind: str) -> Row:
@@ -203,6 +214,16 @@ def wire(ctx: Context, own: CompareTab, shared: Any) -> None:
         lambda: gr.Slider(maximum=largest_mib(ctx.host.settings.model)), None, own.mib, queue=False,
         **shared.silent,
     )  # fmt: skip
+
+    def draw(file: str | None) -> str:
+        from lacache_app.evaluate.pictures import pictures_of
+
+        try:
+            return compare_html.pictures(pictures_of(Path(file))) if file else ""
+        except LacacheError as error:
+            return remark(str(error))
+
+    own.results.change(draw, own.results, own.pictures, **shared.silent)
 
     def compare_memories(
         prompt: str,

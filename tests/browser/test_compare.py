@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from browser.helpers import call, open_tab, wait_until_ready
 
 pytestmark = pytest.mark.browser
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 STORY = " ".join(
     f"Anna, who lived at number {n}, gave {n * 3} apples to her neighbour and asked for nothing." for n in range(1, 31)
 )  # about 600 tokens
@@ -122,3 +124,23 @@ def test_programs_can_compare(app_server):
     assert [row["memory"] for row in rows] == ["Ladder", "Window, K q8_0, V q4_0"]
     assert all(row["text"] and not row["refused"] for row in rows)
     assert rows[1]["n_ctx"] > rows[0]["n_ctx"] == 256
+
+
+def test_what_was_measured_is_drawn(app_server, page, tmp_path):
+    from playwright.sync_api import expect
+
+    pytest.importorskip("matplotlib")
+    wait_until_ready(page, app_server)
+    open_tab(page, "compare")
+    page.locator("#compare-measured button").first.click()
+    drop, pictures = page.locator("#compare-results input[type=file]"), page.locator("#compare-pictures")
+    drop.set_input_files(RESULTS / "2026-11-28-passkey.jsonl")
+    expect(pictures.locator("img")).to_have_count(2)
+    for image in pictures.locator("img").all():
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    page.locator("#compare-results").get_by_role("button", name="Clear").click()
+    expect(pictures.locator("img")).to_have_count(0)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{}\n")
+    drop.set_input_files(bad)
+    expect(pictures).to_contain_text("bad.jsonl, line 1, is no result of this version")
