@@ -47,7 +47,7 @@ def pictures_of(path: Path) -> dict[str, bytes]:
             here = {name: row for name, row in rows.items() if row.get("eval") == kind}
             try:
                 drawn = draw(_cases(here, case_of), Run(here), Path(folder))
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
                 raise UsageError(f"{path.name} has a result that makes no sense ({error!r:.100})") from error
             images |= {picture.stem: picture.read_bytes() for picture in drawn}
     if not images:

@@ -75,7 +75,7 @@ def empty() -> str:
 
 
 def pictures(images: Mapping[str, bytes]) -> str:
-    """PNG images by name, one below the other; they are in the page itself, so no file is left behind."""
+    """PNG images by name; they are in the page itself, so no file is left behind."""
     figures = (
         f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{b64encode(data).decode()}"></figure>'
         for name, data in images.items()

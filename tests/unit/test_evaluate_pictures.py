@@ -88,6 +88,12 @@ def test_what_is_no_result_is_named(tmp_path, change, message):
         pictures_of(written(tmp_path, [lines("2026-11-28-quality.jsonl")[0] | change]))
 
 
+def test_losses_beyond_all_numbers_are_named(tmp_path):
+    rows = [row | {"loss_sums": [1e9] * 32} for row in lines("2026-11-28-quality.jsonl") if row["name"] == "default"]
+    with pytest.raises(UsageError, match="makes no sense"):
+        pictures_of(written(tmp_path, rows))
+
+
 def test_files_of_other_kinds(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_bytes(b"\xff\x00 no text")
     with pytest.raises(UsageError, match=r"a\.jsonl, line 1, is no result"):

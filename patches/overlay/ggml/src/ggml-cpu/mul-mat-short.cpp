@@ -2,32 +2,18 @@
 
 #include "mul-mat-short.h"
 
+#include "simd-mappings.h"
+
 #include <algorithm>
 #include <cstring>
 
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 
-#include <immintrin.h>
-
 namespace {
 
-#if defined(__AVX512F__)
-using vec = __m512;
-inline vec  load (const float * x)        { return _mm512_load_ps(x); }
-inline void store(float * x, vec y)       { _mm512_storeu_ps(x, y); }
-inline vec  all  (float x)                { return _mm512_set1_ps(x); }
-inline vec  add  (vec x, vec y)           { return _mm512_add_ps(x, y); }
-inline vec  madd (vec x, vec y, vec z)    { return _mm512_fmadd_ps(x, y, z); }
-#else
-using vec = __m256;
-inline vec  load (const float * x)        { return _mm256_load_ps(x); }
-inline void store(float * x, vec y)       { _mm256_storeu_ps(x, y); }
-inline vec  all  (float x)                { return _mm256_set1_ps(x); }
-inline vec  add  (vec x, vec y)           { return _mm256_add_ps(x, y); }
-inline vec  madd (vec x, vec y, vec z)    { return _mm256_fmadd_ps(x, y, z); }
-#endif
+using vec = GGML_F32_VEC;
 
-constexpr int N_ROWS  = sizeof(vec)/sizeof(float); // rows of a tile, and numbers that tinyBLAS has in a vector
+constexpr int N_ROWS  = GGML_F32_EPR; // of a tile, and numbers that tinyBLAS has in a vector
 constexpr int N_COLS  = 6;   // columns at a time: with what lane_sums() keeps of each, 32 registers are full
 constexpr int N_DIM   = 256; // of a row, at most
 constexpr int N_BLOCK = 66;  // columns that go through a tile: 64 in whole groups
@@ -77,12 +63,12 @@ template <int LANE, int STEP>
 inline void lane_sums(vec (&sum)[N_COLS], const float * tile, const float * cols, int n) {
     if constexpr (STEP == N_ROWS) {
         for (int c = 0; c < N_COLS; ++c) {
-            sum[c] = all(0.0f);
+            sum[c] = GGML_F32_VEC_ZERO;
         }
         for (int d = LANE; d < n; d += N_ROWS) {
-            const vec x = load(tile + d*N_ROWS);
+            const vec x = GGML_F32_VEC_LOAD(tile + d*N_ROWS);
             for (int c = 0; c < N_COLS; ++c) {
-                sum[c] = madd(x, all(cols[c*n + d]), sum[c]);
+                sum[c] = GGML_F32_VEC_FMA(sum[c], x, GGML_F32_VEC_SET1(cols[c*n + d]));
             }
         }
     } else {
@@ -90,7 +76,7 @@ inline void lane_sums(vec (&sum)[N_COLS], const float * tile, const float * cols
         lane_sums<LANE,        2*STEP>(sum,  tile, cols, n);
         lane_sums<LANE + STEP, 2*STEP>(half, tile, cols, n);
         for (int c = 0; c < N_COLS; ++c) {
-            sum[c] = add(sum[c], half[c]);
+            sum[c] = GGML_F32_VEC_ADD(sum[c], half[c]);
         }
     }
 }
@@ -144,7 +130,7 @@ bool ggml_mul_mat_short(const ggml_compute_params * params, ggml_tensor * dst) {
                     vec sum[N_COLS];
                     lane_sums<0, 1>(sum, tile, cols + c*n, n);
                     for (int j = 0; j < N_COLS && c + j < n_block; ++j) {
-                        store((float *) (zm + (c0 + c + j)*dst->nb[1]) + row, sum[j]);
+                        GGML_F32_VEC_STORE((float *) (zm + (c0 + c + j)*dst->nb[1]) + row, sum[j]);
                     }
                 }
             }
