@@ -88,6 +88,7 @@ def test_what_is_no_result_is_named(tmp_path, change, message):
         pictures_of(written(tmp_path, [lines("2026-11-28-quality.jsonl")[0] | change]))
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_losses_beyond_all_numbers_are_named(tmp_path):
     rows = [row | {"loss_sums": [1e9] * 32} for row in lines("2026-11-28-quality.jsonl") if row["name"] == "default"]
     with pytest.raises(UsageError, match="makes no sense"):
